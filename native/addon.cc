@@ -1,0 +1,461 @@
+#include <napi.h>
+
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "device_mapper.h"
+#include "extent_walk.h"
+#include "file_facts.h"
+#include "files.h"
+#include "promise_worker.h"
+#include "segments.h"
+#include "udev_cookie.h"
+
+// The JavaScript face of the native half: arguments in, facts out. lib/native.ts holds the types
+// and is the only caller; what it passes has been judged already, so a wrong argument here is a bug
+// of ours and throws a plain TypeError.
+namespace dmloop {
+
+namespace {
+
+constexpr double kMaxSafeInteger = 9007199254740991.0;
+
+Napi::Value Reject(Napi::Env env, const char* message) {
+  Napi::TypeError::New(env, message).ThrowAsJavaScriptException();
+  return env.Undefined();
+}
+
+std::optional<uint64_t> SafeInteger(const Napi::Value& value) {
+  if (!value.IsNumber()) return std::nullopt;
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!(number >= 0 && number <= kMaxSafeInteger) || std::floor(number) != number) {
+    return std::nullopt;
+  }
+  return static_cast<uint64_t>(number);
+}
+
+// Numbers that C++ made or TypeScript passes on, held where they lie: the reference keeps the
+// memory while a worker thread reads it. Nobody writes to packed tables after they are made.
+class PackedNumbers {
+ public:
+  static std::shared_ptr<PackedNumbers> From(const Napi::Value& value) {
+    if (!value.IsTypedArray() ||
+        value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+      return nullptr;
+    }
+    return std::shared_ptr<PackedNumbers>(new PackedNumbers(value.As<Napi::Float64Array>()));
+  }
+  std::span<const double> rows() const { return rows_; }
+
+ private:
+  explicit PackedNumbers(Napi::Float64Array array)
+      : rows_(array.Data(), array.ElementLength()),
+        reference_(Napi::Persistent(array.As<Napi::Object>())) {}
+
+  std::span<const double> rows_;
+  // Dropped on the event loop, where the worker that holds it is deleted.
+  Napi::ObjectReference reference_;
+};
+
+Napi::Value PackedArray(Napi::Env env, std::vector<double>& rows) {
+  const size_t count = rows.size();
+  auto* owned = new std::vector<double>(std::move(rows));  // Deleted by the finalizer.
+  auto buffer = Napi::ArrayBuffer::New(
+      env, owned->data(), count * sizeof(double),
+      [](Napi::Env, void*, std::vector<double>* hint) { delete hint; }, owned);
+  return Napi::Float64Array::New(env, count, buffer, 0);
+}
+
+std::optional<std::vector<std::string>> StringsFrom(const Napi::Value& value) {
+  if (!value.IsArray()) return std::nullopt;
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> strings;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array.Get(i);
+    if (!item.IsString()) return std::nullopt;
+    strings.push_back(item.As<Napi::String>().Utf8Value());
+  }
+  return strings;
+}
+
+// Whole sectors, in order, on devices that exist: checked once where the numbers come in.
+bool ValidSegments(std::span<const double> rows, size_t device_count) {
+  if (rows.size() % kSegmentColumns != 0) return false;
+  for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
+    const double device = rows[i + 2];
+    if (!(device >= kZeroTarget && device < static_cast<double>(device_count))) return false;
+    for (const size_t column : {i, i + 1, i + 3}) {
+      if (!(rows[column] >= 0 && rows[column] <= kMaxSafeInteger)) return false;
+    }
+  }
+  return true;
+}
+
+Napi::Value Strings(Napi::Env env, const std::vector<std::string>& strings) {
+  Napi::Array array = Napi::Array::New(env, strings.size());
+  for (uint32_t i = 0; i < strings.size(); i++) array.Set(i, strings[i]);
+  return array;
+}
+
+Napi::Value Undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
+
+Napi::Value RowsValue(Napi::Env env, std::vector<double>& rows) { return PackedArray(env, rows); }
+
+Napi::Object DeviceObject(Napi::Env env, const dm::Device& device) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("name", device.name);
+  object.Set("uuid", device.uuid);
+  object.Set("major", device.major);
+  object.Set("minor", device.minor);
+  object.Set("openCount", device.open_count);
+  object.Set("targetCount", device.target_count);
+  object.Set("eventNumber", device.event_number);
+  object.Set("flags", device.flags);
+  return object;
+}
+
+Napi::Value DeviceValue(Napi::Env env, dm::Device& device) { return DeviceObject(env, device); }
+
+// { name } or { uuid } or { major, minor }.
+std::optional<dm::Target> TargetFrom(const Napi::Value& value) {
+  if (!value.IsObject()) return std::nullopt;
+  const auto object = value.As<Napi::Object>();
+  const Napi::Value name = object.Get("name");
+  const Napi::Value uuid = object.Get("uuid");
+  if (name.IsString()) return dm::Target{name.As<Napi::String>().Utf8Value(), {}, 0};
+  if (uuid.IsString()) return dm::Target{{}, uuid.As<Napi::String>().Utf8Value(), 0};
+  const auto major = SafeInteger(object.Get("major"));
+  const auto minor = SafeInteger(object.Get("minor"));
+  if (!major || !minor) return std::nullopt;
+  // The kernel's huge_encode_dev: 12 bits of major between the low 8 and the high 12 of minor.
+  return dm::Target{{}, {}, (*minor & 0xff) | *major << 8 | (*minor & ~uint64_t{0xff}) << 12};
+}
+
+// --- files ------------------------------------------------------------------------------------
+
+Napi::Value WalkExtentsJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  const auto offset = SafeInteger(info[1]);
+  const auto length = SafeInteger(info[2]);
+  if (!fd || !offset || !length) return Reject(info.Env(), "walkExtents(fd, offset, length)");
+  return PromiseWorker<ExtentMap>::Run(
+      info.Env(),
+      [fd = static_cast<int>(*fd), offset = *offset, length = *length] {
+        return WalkExtents(fd, offset, length);
+      },
+      [](Napi::Env env, ExtentMap& map) -> Napi::Value {
+        const uint64_t alignment = map.bits & (~map.bits + 1);
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("rows", PackedArray(env, map.rows));
+        object.Set("holes", PackedArray(env, map.holes));
+        object.Set("flags", map.flags);
+        object.Set("alignment", static_cast<double>(alignment));
+        return object;
+      });
+}
+
+Napi::Value InspectJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "inspect(fd)");
+  return PromiseWorker<FileFacts>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return Inspect(fd); },
+      [](Napi::Env env, FileFacts& facts) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("mode", facts.mode);
+        object.Set("size", static_cast<double>(facts.size));
+        // Inode numbers are names, not quantities: 64 bits of them must stay apart.
+        object.Set("inode", std::to_string(facts.inode));
+        object.Set("major", facts.device_major);
+        object.Set("minor", facts.device_minor);
+        object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
+        object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
+        object.Set("inodeFlags", facts.inode_flags);
+        object.Set("extendedFlags", facts.extended_flags);
+        return object;
+      });
+}
+
+Napi::Value TryLockJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "tryLock(fd)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return TryLock(fd); }, Undefined);
+}
+
+Napi::Value DropCacheJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "dropCache(fd)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return DropCache(fd); }, Undefined);
+}
+
+Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
+  const auto major = SafeInteger(info[1]);
+  const auto minor = SafeInteger(info[2]);
+  if (!info[0].IsString() || !major || !minor) {
+    return Reject(info.Env(), "makeBlockNode(path, major, minor)");
+  }
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), major = static_cast<uint32_t>(*major),
+       minor = static_cast<uint32_t>(*minor)] { return MakeBlockNode(path, major, minor); },
+      Undefined);
+}
+
+// --- segments ---------------------------------------------------------------------------------
+
+Napi::Value SegmentsOfExtentsJs(const Napi::CallbackInfo& info) {
+  auto extents = PackedNumbers::From(info[0]);
+  const auto offset = SafeInteger(info[1]);
+  const auto length = SafeInteger(info[2]);
+  const auto zero_flags = SafeInteger(info[3]);
+  if (!extents || !offset || !length || !zero_flags) {
+    return Reject(info.Env(), "segmentsOfExtents(extents, offset, length, zeroFlags)");
+  }
+  return PromiseWorker<std::vector<double>>::Run(
+      info.Env(),
+      [extents, offset = *offset, length = *length, flags = static_cast<uint32_t>(*zero_flags)] {
+        return SegmentsOfExtents(extents->rows(), offset, length, flags);
+      },
+      RowsValue);
+}
+
+struct PackedLayer {
+  std::shared_ptr<PackedNumbers> rows;
+  std::vector<int32_t> devices;
+};
+
+// { rows, devices: number[] }, every device number of the rows having one in `devices`.
+std::optional<PackedLayer> LayerFrom(const Napi::Value& value) {
+  if (!value.IsObject()) return std::nullopt;
+  const auto object = value.As<Napi::Object>();
+  PackedLayer layer{PackedNumbers::From(object.Get("rows")), {}};
+  const Napi::Value devices = object.Get("devices");
+  if (!layer.rows || !devices.IsArray()) return std::nullopt;
+  const auto list = devices.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const auto number = SafeInteger(list.Get(i));
+    if (!number) return std::nullopt;
+    layer.devices.push_back(static_cast<int32_t>(*number));
+  }
+  if (!ValidSegments(layer.rows->rows(), layer.devices.size())) return std::nullopt;
+  return layer;
+}
+
+Napi::Value TranslateJs(const Napi::CallbackInfo& info) {
+  const char* usage = "translate(segments, layers: { rows, devices }[])";
+  auto segments = PackedNumbers::From(info[0]);
+  if (!segments || !info[1].IsArray()) return Reject(info.Env(), usage);
+  const auto list = info[1].As<Napi::Array>();
+  std::vector<PackedLayer> layers;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    auto layer = LayerFrom(list.Get(i));
+    if (!layer) return Reject(info.Env(), usage);
+    layers.push_back(std::move(*layer));
+  }
+  if (!ValidSegments(segments->rows(), layers.size())) return Reject(info.Env(), usage);
+  return PromiseWorker<Translation>::Run(
+      info.Env(),
+      [segments, layers = std::move(layers)] {
+        std::vector<Layer> views;
+        for (const PackedLayer& layer : layers) {
+          views.push_back({layer.rows->rows(), layer.devices});
+        }
+        return Translate(segments->rows(), views);
+      },
+      [](Napi::Env env, Translation& translation) -> Napi::Value {
+        Napi::Array devices = Napi::Array::New(env, translation.devices.size());
+        for (uint32_t i = 0; i < translation.devices.size(); i++) {
+          devices.Set(i, translation.devices[i]);
+        }
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("rows", PackedArray(env, translation.rows));
+        object.Set("devices", devices);
+        return object;
+      });
+}
+
+// --- device-mapper ----------------------------------------------------------------------------
+
+Napi::Value DmVersionJs(const Napi::CallbackInfo& info) {
+  return PromiseWorker<dm::Version>::Run(
+      info.Env(), dm::GetVersion, [](Napi::Env env, dm::Version& version) -> Napi::Value {
+        return Napi::String::New(env, std::to_string(version.major) + "." +
+                                          std::to_string(version.minor) + "." +
+                                          std::to_string(version.patch));
+      });
+}
+
+Napi::Value DmCreateJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString() || !info[1].IsString()) return Reject(info.Env(), "dmCreate(name, uuid)");
+  return PromiseWorker<dm::Device>::Run(
+      info.Env(),
+      [name = info[0].As<Napi::String>().Utf8Value(),
+       uuid = info[1].As<Napi::String>().Utf8Value()] { return dm::Create(name, uuid); },
+      DeviceValue);
+}
+
+Napi::Value DmLoadJs(const Napi::CallbackInfo& info) {
+  const char* usage = "dmLoad(target, segments, devices, readOnly)";
+  auto target = TargetFrom(info[0]);
+  auto segments = PackedNumbers::From(info[1]);
+  auto devices = StringsFrom(info[2]);
+  if (!target || !segments || !devices || !info[3].IsBoolean() ||
+      !ValidSegments(segments->rows(), devices->size())) {
+    return Reject(info.Env(), usage);
+  }
+  return PromiseWorker<dm::Device>::Run(
+      info.Env(),
+      [target = *target, segments, devices = *devices,
+       read_only = info[3].As<Napi::Boolean>().Value()] {
+        return dm::LoadTable(target, segments->rows(), devices, read_only);
+      },
+      DeviceValue);
+}
+
+using DeviceCall = Result<dm::Device> (*)(const dm::Target&);
+
+template <DeviceCall call>
+Napi::Value DmDeviceJs(const Napi::CallbackInfo& info) {
+  auto target = TargetFrom(info[0]);
+  if (!target) return Reject(info.Env(), "dm call(target)");
+  return PromiseWorker<dm::Device>::Run(
+      info.Env(), [target = *target] { return call(target); }, DeviceValue);
+}
+
+Napi::Value DmResumeJs(const Napi::CallbackInfo& info) {
+  auto target = TargetFrom(info[0]);
+  const auto cookie = SafeInteger(info[1]);
+  if (!target || !cookie) return Reject(info.Env(), "dmResume(target, cookie)");
+  return PromiseWorker<dm::Device>::Run(
+      info.Env(),
+      [target = *target, cookie = static_cast<uint32_t>(*cookie)] {
+        return dm::Resume(target, cookie);
+      },
+      DeviceValue);
+}
+
+Napi::Value DmRemoveJs(const Napi::CallbackInfo& info) {
+  auto target = TargetFrom(info[0]);
+  const auto cookie = SafeInteger(info[2]);
+  if (!target || !info[1].IsBoolean() || !cookie) {
+    return Reject(info.Env(), "dmRemove(target, deferred, cookie)");
+  }
+  return PromiseWorker<dm::Device>::Run(
+      info.Env(),
+      [target = *target, deferred = info[1].As<Napi::Boolean>().Value(),
+       cookie = static_cast<uint32_t>(*cookie)] { return dm::Remove(target, deferred, cookie); },
+      DeviceValue);
+}
+
+Napi::Value DmTableJs(const Napi::CallbackInfo& info) {
+  auto target = TargetFrom(info[0]);
+  if (!target || !info[1].IsBoolean()) return Reject(info.Env(), "dmTable(target, inactive)");
+  return PromiseWorker<dm::Table>::Run(
+      info.Env(),
+      [target = *target, inactive = info[1].As<Napi::Boolean>().Value()] {
+        return dm::GetTable(target, inactive);
+      },
+      [](Napi::Env env, dm::Table& table) -> Napi::Value {
+        Napi::Array others = Napi::Array::New(env, table.others.size());
+        for (uint32_t i = 0; i < table.others.size(); i++) {
+          const auto& other = table.others[i];
+          Napi::Object object = Napi::Object::New(env);
+          object.Set("start", static_cast<double>(other.start));
+          object.Set("length", static_cast<double>(other.length));
+          object.Set("target", other.target);
+          object.Set("parameters", other.parameters);
+          others.Set(i, object);
+        }
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("rows", PackedArray(env, table.rows));
+        object.Set("devices", Strings(env, table.devices));
+        object.Set("others", others);
+        object.Set("device", DeviceObject(env, table.device));
+        return object;
+      });
+}
+
+Napi::Value DmDependenciesJs(const Napi::CallbackInfo& info) {
+  auto target = TargetFrom(info[0]);
+  if (!target) return Reject(info.Env(), "dmDependencies(target)");
+  return PromiseWorker<std::vector<std::string>>::Run(
+      info.Env(), [target = *target] { return dm::Dependencies(target); },
+      [](Napi::Env env, std::vector<std::string>& devices) { return Strings(env, devices); });
+}
+
+Napi::Value DmListJs(const Napi::CallbackInfo& info) {
+  return PromiseWorker<std::vector<dm::Device>>::Run(
+      info.Env(), dm::List, [](Napi::Env env, std::vector<dm::Device>& devices) -> Napi::Value {
+        Napi::Array array = Napi::Array::New(env, devices.size());
+        for (uint32_t i = 0; i < devices.size(); i++) array.Set(i, DeviceObject(env, devices[i]));
+        return array;
+      });
+}
+
+// --- udev -------------------------------------------------------------------------------------
+
+Napi::Value CreateCookieJs(const Napi::CallbackInfo& info) {
+  return PromiseWorker<Cookie>::Run(info.Env(), CreateCookie,
+                                    [](Napi::Env env, Cookie& cookie) -> Napi::Value {
+                                      Napi::Object object = Napi::Object::New(env);
+                                      object.Set("semaphore", cookie.semaphore);
+                                      object.Set("value", cookie.value);
+                                      return object;
+                                    });
+}
+
+Napi::Value PendingEventsJs(const Napi::CallbackInfo& info) {
+  const auto semaphore = SafeInteger(info[0]);
+  if (!semaphore) return Reject(info.Env(), "pendingEvents(semaphore)");
+  return PromiseWorker<int>::Run(
+      info.Env(), [id = static_cast<int>(*semaphore)] { return PendingEvents(id); },
+      [](Napi::Env env, int& count) -> Napi::Value { return Napi::Number::New(env, count); });
+}
+
+Napi::Value DestroyCookieJs(const Napi::CallbackInfo& info) {
+  const auto semaphore = SafeInteger(info[0]);
+  if (!semaphore) return Reject(info.Env(), "destroyCookie(semaphore)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(), [id = static_cast<int>(*semaphore)] { return DestroyCookie(id); }, Undefined);
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  add("walkExtents", WalkExtentsJs);
+  add("inspect", InspectJs);
+  add("tryLock", TryLockJs);
+  add("dropCache", DropCacheJs);
+  add("makeBlockNode", MakeBlockNodeJs);
+  add("segmentsOfExtents", SegmentsOfExtentsJs);
+  add("translate", TranslateJs);
+  add("dmVersion", DmVersionJs);
+  add("dmCreate", DmCreateJs);
+  add("dmLoad", DmLoadJs);
+  add("dmResume", DmResumeJs);
+  add("dmSuspend", DmDeviceJs<dm::Suspend>);
+  add("dmClear", DmDeviceJs<dm::Clear>);
+  add("dmStatus", DmDeviceJs<dm::Status>);
+  add("dmRemove", DmRemoveJs);
+  add("dmTable", DmTableJs);
+  add("dmDependencies", DmDependenciesJs);
+  add("dmList", DmListJs);
+  add("createCookie", CreateCookieJs);
+  add("pendingEvents", PendingEventsJs);
+  add("destroyCookie", DestroyCookieJs);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(dmloop, Init)
+
+}  // namespace dmloop

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "result.h"
+
+// The device-mapper ioctls, one function each (linux/dm-ioctl.h). They wait for nothing and retry
+// nothing: TypeScript decides what an EBUSY means.
+namespace dmloop::dm {
+
+// Which device an ioctl is for: by exactly one of name, UUID or device number.
+struct Target {
+  std::string name;
+  std::string uuid;
+  uint64_t device = 0;
+};
+
+struct Device {
+  std::string name;
+  std::string uuid;
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  int32_t open_count = 0;
+  uint32_t target_count = 0;
+  uint32_t event_number = 0;
+  // DM_*_FLAG bits as the kernel returned them.
+  uint32_t flags = 0;
+};
+
+struct Version {
+  uint32_t major;
+  uint32_t minor;
+  uint32_t patch;
+};
+
+// A table as packed segments. A segment of another target than linear and zero has device
+// kOtherTarget and stands in `others` with its parameters as the kernel prints them.
+struct Table {
+  struct Other {
+    uint64_t start;
+    uint64_t length;
+    std::string target;
+    std::string parameters;
+  };
+  std::vector<double> rows;
+  std::vector<std::string> devices;
+  std::vector<Other> others;
+  Device device;
+};
+
+inline constexpr int32_t kOtherTarget = -2;
+
+Result<Version> GetVersion();
+// Reserves name and UUID. EBUSY when either is taken.
+Result<Device> Create(const std::string& name, const std::string& uuid);
+// Loads packed segments into the inactive slot; devices are "major:minor".
+Result<Device> LoadTable(const Target& target, std::span<const double> segments,
+                         const std::vector<std::string>& devices, bool read_only);
+// Makes the inactive table live and lets I/O through.
+Result<Device> Resume(const Target& target, uint32_t cookie);
+Result<Device> Suspend(const Target& target);
+// Drops the table in the inactive slot.
+Result<Device> Clear(const Target& target);
+Result<Device> Status(const Target& target);
+// EBUSY while the device is open, unless `deferred`: then it goes when the last holder does.
+Result<Device> Remove(const Target& target, bool deferred, uint32_t cookie);
+// The live table, or the inactive one.
+Result<Table> GetTable(const Target& target, bool inactive);
+// The devices that the live table lies on, as "major:minor".
+Result<std::vector<std::string>> Dependencies(const Target& target);
+Result<std::vector<Device>> List();
+
+}  // namespace dmloop::dm

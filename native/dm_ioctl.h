@@ -1,0 +1,44 @@
+#pragma once
+
+#include <linux/dm-ioctl.h>
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "device_mapper.h"
+#include "unique_fd.h"
+
+namespace dmloop::dm {
+
+// One ioctl's buffer: the header, then the payload that goes in or comes out.
+class Request {
+ public:
+  explicit Request(size_t payload_size = 0);
+
+  struct dm_ioctl& header() { return *reinterpret_cast<struct dm_ioctl*>(bytes_.get()); }
+  std::span<std::byte> payload() {
+    return {bytes_.get() + sizeof(struct dm_ioctl), size_ - sizeof(struct dm_ioctl)};
+  }
+  // What the kernel wrote behind the header.
+  std::span<const std::byte> answer();
+
+  // EINVAL when a name or UUID does not fit.
+  std::optional<Failure> Address(const Target& target);
+
+ private:
+  size_t size_;
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
+// Sends the request to /dev/mapper/control.
+std::optional<Failure> Send(unsigned long command, const char* name, Request& request);
+
+// Sends a request whose answer may need more room than the buffer has, and grows it until it fits.
+Result<Request> SendGrowing(unsigned long command, const char* name, const Target& target,
+                            uint32_t flags);
+
+Device DeviceOf(const struct dm_ioctl& header);
+
+}  // namespace dmloop::dm

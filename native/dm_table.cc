@@ -1,0 +1,147 @@
+#include "dm_table.h"
+
+#include <linux/dm-ioctl.h>
+
+#include <charconv>
+#include <cstring>
+#include <optional>
+#include <string_view>
+#include <unordered_map>
+
+#include "segments.h"
+
+namespace dmloop::dm {
+
+namespace {
+
+constexpr size_t kAlignment = 8;
+
+size_t Padded(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+
+size_t Digits(uint64_t number) {
+  size_t digits = 1;
+  for (; number >= 10; number /= 10) digits++;
+  return digits;
+}
+
+size_t RecordSize(const Segment& segment, const std::vector<std::string>& devices) {
+  size_t parameters = 1;
+  if (segment.device >= 0) {
+    parameters += devices[static_cast<size_t>(segment.device)].size() + 1 + Digits(segment.offset);
+  }
+  return sizeof(struct dm_target_spec) + Padded(parameters);
+}
+
+struct LinearParameters {
+  std::string_view device;
+  uint64_t offset;
+};
+
+std::optional<LinearParameters> ParseLinear(std::string_view text) {
+  const size_t space = text.find(' ');
+  if (space == std::string_view::npos) return std::nullopt;
+  const std::string_view number = text.substr(space + 1);
+  uint64_t offset = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), offset);
+  if (error != std::errc{} || end == number.data()) return std::nullopt;
+  return LinearParameters{text.substr(0, space), offset};
+}
+
+// Numbers devices in the order of their first appearance, so that equal tables pack equally.
+class DeviceNumbers {
+ public:
+  int32_t Of(std::string_view device) {
+    // Segments of one device come in long runs.
+    if (!list_.empty() && list_[static_cast<size_t>(last_)] == device) return last_;
+    const auto [found, added] =
+        numbers_.try_emplace(std::string(device), static_cast<int32_t>(list_.size()));
+    if (added) list_.emplace_back(device);
+    return last_ = found->second;
+  }
+  std::vector<std::string> Finish() { return std::move(list_); }
+
+ private:
+  std::unordered_map<std::string, int32_t> numbers_;
+  std::vector<std::string> list_;
+  int32_t last_ = 0;
+};
+
+}  // namespace
+
+size_t TableSize(std::span<const double> segments, const std::vector<std::string>& devices) {
+  size_t size = 0;
+  const SegmentView view(segments);
+  for (size_t i = 0; i < view.size(); i++) size += RecordSize(view[i], devices);
+  return size;
+}
+
+uint32_t WriteTable(std::span<const double> segments, const std::vector<std::string>& devices,
+                    std::span<std::byte> out) {
+  const SegmentView view(segments);
+  for (size_t i = 0; i < view.size(); i++) {
+    const Segment segment = view[i];
+    const size_t size = RecordSize(segment, devices);
+    const bool linear = segment.device >= 0;
+    struct dm_target_spec spec = {};
+    spec.sector_start = segment.start;
+    spec.length = segment.length;
+    spec.next = static_cast<uint32_t>(size);
+    std::strncpy(spec.target_type, linear ? "linear" : "zero", sizeof spec.target_type - 1);
+    std::memcpy(out.data(), &spec, sizeof spec);
+
+    char* text = reinterpret_cast<char*>(out.data()) + sizeof spec;
+    char* const end = reinterpret_cast<char*>(out.data()) + size;
+    if (linear) {
+      const std::string& device = devices[static_cast<size_t>(segment.device)];
+      std::memcpy(text, device.data(), device.size());
+      text += device.size();
+      *text++ = ' ';
+      text = std::to_chars(text, end, segment.offset).ptr;
+    }
+    // The end of the text and the padding: the kernel copies these bytes, so none is left over.
+    std::memset(text, 0, static_cast<size_t>(end - text));
+    out = out.subspan(size);
+  }
+  return static_cast<uint32_t>(view.size());
+}
+
+Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count) {
+  const Failure malformed{EBADMSG, "DM_TABLE_STATUS"};
+  Table table;
+  DeviceNumbers numbers;
+  size_t position = 0;
+  for (uint32_t i = 0; i < target_count; i++) {
+    if (position > in.size() || in.size() - position < sizeof(struct dm_target_spec)) {
+      return malformed;
+    }
+    struct dm_target_spec spec;
+    std::memcpy(&spec, in.data() + position, sizeof spec);
+    const std::string_view target(spec.target_type,
+                                  strnlen(spec.target_type, sizeof spec.target_type));
+    const auto* text = reinterpret_cast<const char*>(in.data() + position + sizeof spec);
+    const size_t room = in.size() - position - sizeof spec;
+    const std::string_view parameters(text, strnlen(text, room));
+
+    Segment segment{spec.sector_start, spec.length, kOtherTarget, 0};
+    if (target == "linear") {
+      const auto linear = ParseLinear(parameters);
+      if (!linear) return malformed;
+      segment.device = numbers.Of(linear->device);
+      segment.offset = linear->offset;
+    } else if (target == "zero") {
+      segment.device = kZeroTarget;
+    } else {
+      table.others.push_back(
+          {spec.sector_start, spec.length, std::string(target), std::string(parameters)});
+    }
+    table.rows.insert(table.rows.end(),
+                      {static_cast<double>(segment.start), static_cast<double>(segment.length),
+                       static_cast<double>(segment.device), static_cast<double>(segment.offset)});
+    // In an answer, unlike in a request, `next` counts from the first record.
+    position = spec.next;
+  }
+  table.devices = numbers.Finish();
+  return table;
+}
+
+}  // namespace dmloop::dm

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "device_mapper.h"
+
+// Packed segments to and from the records that DM_TABLE_LOAD takes and DM_TABLE_STATUS gives:
+// a dm_target_spec, then its parameters as NUL-terminated text, padded to eight bytes.
+namespace dmloop::dm {
+
+size_t TableSize(std::span<const double> segments, const std::vector<std::string>& devices);
+// Fills `out` (of at least TableSize bytes); returns the number of targets.
+uint32_t WriteTable(std::span<const double> segments, const std::vector<std::string>& devices,
+                    std::span<std::byte> out);
+// EBADMSG when the records do not add up.
+Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count);
+
+}  // namespace dmloop::dm

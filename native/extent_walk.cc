@@ -1,0 +1,120 @@
+#include "extent_walk.h"
+
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+
+namespace dmloop {
+
+namespace {
+
+constexpr uint64_t kMaxSafeInteger = (uint64_t{1} << 53) - 1;
+
+// Neighbours are one extent unless a flag that somebody judges tells them apart. LAST and MERGED
+// say how the filesystem answered, not what the blocks are.
+constexpr uint32_t kUnjudgedFlags = FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_MERGED;
+
+bool Continues(const Extent& last, const Extent& next) {
+  return last.logical + last.length == next.logical &&
+         last.physical + last.length == next.physical &&
+         ((last.flags ^ next.flags) & ~kUnjudgedFlags) == 0;
+}
+
+// One request buffer, reused for every batch so that it stays in the cache.
+class FiemapBuffer {
+ public:
+  FiemapBuffer() : bytes_(std::make_unique<std::byte[]>(kSize)) {}
+
+  struct fiemap* request() { return reinterpret_cast<struct fiemap*>(bytes_.get()); }
+  const struct fiemap_extent* extents() const {
+    return reinterpret_cast<const struct fiemap_extent*>(bytes_.get() + sizeof(struct fiemap));
+  }
+
+ private:
+  static constexpr size_t kSize =
+      sizeof(struct fiemap) + kExtentBatch * sizeof(struct fiemap_extent);
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
+}  // namespace
+
+void ExtentCollector::Flush() {
+  if (!pending_) return;
+  map_.rows.insert(map_.rows.end(),
+                   {static_cast<double>(last_.logical), static_cast<double>(last_.physical),
+                    static_cast<double>(last_.length), static_cast<double>(last_.flags)});
+  map_.flags |= last_.flags;
+  map_.bits |= last_.logical | last_.physical | last_.length;
+  pending_ = false;
+}
+
+void ExtentCollector::NoteHole(uint64_t until) {
+  if (until <= cursor_) return;
+  map_.holes.insert(map_.holes.end(),
+                    {static_cast<double>(cursor_), static_cast<double>(until - cursor_)});
+}
+
+void ExtentCollector::Append(const Extent& extent) {
+  if (pending_ && Continues(last_, extent)) {
+    last_.length += extent.length;
+    last_.flags |= extent.flags;
+    return;
+  }
+  Flush();
+  last_ = extent;
+  pending_ = true;
+}
+
+bool ExtentCollector::Add(Extent extent) {
+  if (extent.length > kMaxSafeInteger || extent.logical > kMaxSafeInteger - extent.length ||
+      extent.physical > kMaxSafeInteger - extent.length) {
+    return false;
+  }
+  const uint64_t from = std::max(extent.logical, cursor_);
+  const uint64_t to = std::min(extent.logical + extent.length, end_);
+  if (from >= to) return true;
+  NoteHole(from);
+  Append({from, extent.physical + (from - extent.logical), to - from, extent.flags});
+  cursor_ = to;
+  return true;
+}
+
+ExtentMap ExtentCollector::Finish() {
+  NoteHole(end_);
+  Flush();
+  return std::move(map_);
+}
+
+Result<ExtentMap> WalkExtents(int fd, uint64_t offset, uint64_t length) {
+  ExtentCollector collector(offset, length);
+  FiemapBuffer buffer;
+  const uint64_t end = offset + length;
+  // FIEMAP_EXTENT_LAST may mean the last extent of the *asked* range, and f2fs has left it out:
+  // only a covered range or an empty answer ends the walk (FACTS section 3).
+  while (collector.cursor() < end) {
+    const uint64_t start = collector.cursor();
+    struct fiemap* request = buffer.request();
+    *request = {};
+    request->fm_start = start;
+    request->fm_length = end - start;
+    request->fm_extent_count = kExtentBatch;
+    if (ioctl(fd, FS_IOC_FIEMAP, request) < 0) return LastFailure("FS_IOC_FIEMAP");
+    const uint32_t mapped = request->fm_mapped_extents;
+    if (mapped == 0) break;
+    for (uint32_t i = 0; i < mapped; i++) {
+      const struct fiemap_extent& found = buffer.extents()[i];
+      if (!collector.Add({found.fe_logical, found.fe_physical, found.fe_length, found.fe_flags})) {
+        return Failure{EOVERFLOW, "FS_IOC_FIEMAP"};
+      }
+    }
+    // A filesystem that answers without getting further would keep this loop for ever.
+    if (collector.cursor() == start) return Failure{EIO, "FS_IOC_FIEMAP"};
+  }
+  return collector.Finish();
+}
+
+}  // namespace dmloop

@@ -1,0 +1,53 @@
+#include "file_facts.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+namespace dmloop {
+
+namespace {
+
+// The answers of a filesystem that has no such ioctl; everything else is a failure worth telling.
+bool Unsupported(int error) { return error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS; }
+
+}  // namespace
+
+Result<FileFacts> Inspect(int fd) {
+  FileFacts facts;
+  struct statx stat;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stat) < 0) return LastFailure("statx");
+  facts.mode = stat.stx_mode;
+  facts.size = stat.stx_size;
+  facts.inode = stat.stx_ino;
+  facts.device_major = stat.stx_dev_major;
+  facts.device_minor = stat.stx_dev_minor;
+  facts.attributes = stat.stx_attributes;
+  facts.attributes_mask = stat.stx_attributes_mask;
+
+  struct statfs filesystem;
+  if (fstatfs(fd, &filesystem) < 0) return LastFailure("fstatfs");
+  facts.filesystem_magic = static_cast<uint64_t>(filesystem.f_type) & 0xffffffffU;
+
+  // A device node answers ioctls with its driver's, not the filesystem's.
+  if (!S_ISREG(stat.stx_mode)) return facts;
+
+  // The argument is an int, whatever the macro's `long` says (ioctl_iflags(2)).
+  int flags = 0;
+  if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+    facts.inode_flags = static_cast<uint32_t>(flags);
+  } else if (!Unsupported(errno)) {
+    return LastFailure("FS_IOC_GETFLAGS");
+  }
+  struct fsxattr extended = {};
+  if (ioctl(fd, FS_IOC_FSGETXATTR, &extended) == 0) {
+    facts.extended_flags = extended.fsx_xflags;
+  } else if (!Unsupported(errno)) {
+    return LastFailure("FS_IOC_FSGETXATTR");
+  }
+  return facts;
+}
+
+}  // namespace dmloop

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+
+#include "result.h"
+
+namespace dmloop {
+
+// What the kernel says of an open file. Sizes in bytes.
+struct FileFacts {
+  uint32_t mode = 0;
+  uint64_t size = 0;
+  uint64_t inode = 0;
+  uint32_t device_major = 0;
+  uint32_t device_minor = 0;
+  // STATX_ATTR_* (statx(2)); a bit means something only where the mask has it.
+  uint64_t attributes = 0;
+  uint64_t attributes_mask = 0;
+  // f_type of statfs(2), as linux/magic.h names it.
+  uint64_t filesystem_magic = 0;
+  // FS_*_FL of FS_IOC_GETFLAGS and FS_XFLAG_* of FS_IOC_FSGETXATTR; 0 where the filesystem has no
+  // such call.
+  uint32_t inode_flags = 0;
+  uint32_t extended_flags = 0;
+};
+
+Result<FileFacts> Inspect(int fd);
+
+}  // namespace dmloop

@@ -1,0 +1,156 @@
+#include "segments.h"
+
+#include <algorithm>
+
+namespace dmloop {
+
+namespace {
+
+bool Continues(const Segment& last, const Segment& next) {
+  return last.start + last.length == next.start && last.device == next.device &&
+         (next.device == kZeroTarget || last.offset + last.length == next.offset);
+}
+
+// Finds the rows of one layer that a run of sectors falls on. Extents often ascend on the disk too,
+// so the row of the last look-up is tried before the binary search.
+class LayerCursor {
+ public:
+  explicit LayerCursor(const Layer& layer) : view_(layer.rows), devices_(layer.devices) {}
+
+  // The piece of the layer that starts at `sector`, at most `length` long; length 0 when the layer
+  // ends before it.
+  Segment PieceAt(uint64_t sector, uint64_t length) {
+    if (!Holds(row_, sector) && !Holds(++row_, sector)) row_ = Find(sector);
+    if (!Holds(row_, sector)) return {};
+    const Segment row = view_[row_];
+    const uint64_t skip = sector - row.start;
+    const uint64_t take = std::min(length, row.length - skip);
+    if (row.device == kZeroTarget) return {0, take, kZeroTarget, 0};
+    return {0, take, devices_[static_cast<size_t>(row.device)], row.offset + skip};
+  }
+
+ private:
+  bool Holds(size_t index, uint64_t sector) const {
+    if (index >= view_.size()) return false;
+    const Segment row = view_[index];
+    return sector >= row.start && sector - row.start < row.length;
+  }
+
+  // The last row that starts at or before the sector.
+  size_t Find(uint64_t sector) const {
+    size_t low = 0;
+    size_t high = view_.size();
+    while (low < high) {
+      const size_t middle = low + (high - low) / 2;
+      if (view_[middle].start <= sector) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low == 0 ? 0 : low - 1;
+  }
+
+  SegmentView view_;
+  const std::vector<int32_t>& devices_;
+  size_t row_ = 0;
+};
+
+// Counts devices in the order of their first appearance, so that equal tables pack equally and a
+// device that nothing lies on is not in the list.
+class FirstAppearance {
+ public:
+  int32_t Of(int32_t device) {
+    const auto index = static_cast<size_t>(device);
+    if (index >= numbers_.size()) numbers_.resize(index + 1, kUnseen);
+    if (numbers_[index] == kUnseen) {
+      numbers_[index] = static_cast<int32_t>(order_.size());
+      order_.push_back(device);
+    }
+    return numbers_[index];
+  }
+  std::vector<int32_t> Finish() { return std::move(order_); }
+
+ private:
+  static constexpr int32_t kUnseen = -1;
+  std::vector<int32_t> numbers_;
+  std::vector<int32_t> order_;
+};
+
+}  // namespace
+
+void SegmentPacker::Flush() {
+  if (!pending_) return;
+  rows_.insert(rows_.end(), {static_cast<double>(last_.start), static_cast<double>(last_.length),
+                             static_cast<double>(last_.device), static_cast<double>(last_.offset)});
+  pending_ = false;
+}
+
+void SegmentPacker::Add(const Segment& segment) {
+  if (segment.length == 0) return;
+  if (pending_ && Continues(last_, segment)) {
+    last_.length += segment.length;
+    return;
+  }
+  Flush();
+  last_ = segment;
+  pending_ = true;
+}
+
+std::vector<double> SegmentPacker::Finish() {
+  Flush();
+  return std::move(rows_);
+}
+
+Result<std::vector<double>> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
+                                              uint64_t length, uint32_t zero_flags) {
+  const Failure unaligned{EINVAL, "SegmentsOfExtents"};
+  if (offset % kSectorSize != 0) return unaligned;
+  SegmentPacker packer;
+  uint64_t cursor = 0;
+  for (size_t i = 0; i + kExtentColumns <= extents.size(); i += kExtentColumns) {
+    const auto logical = static_cast<uint64_t>(extents[i]);
+    const auto physical = static_cast<uint64_t>(extents[i + 1]);
+    const auto bytes = static_cast<uint64_t>(extents[i + 2]);
+    const auto flags = static_cast<uint32_t>(extents[i + 3]);
+    if ((logical | physical | bytes) % kSectorSize != 0 || logical < offset) return unaligned;
+    const uint64_t start = (logical - offset) / kSectorSize;
+    const uint64_t sectors = bytes / kSectorSize;
+    if (start < cursor || start + sectors > length) return unaligned;
+    packer.Add({cursor, start - cursor, kZeroTarget, 0});
+    if ((flags & zero_flags) != 0) {
+      packer.Add({start, sectors, kZeroTarget, 0});
+    } else {
+      packer.Add({start, sectors, 0, physical / kSectorSize});
+    }
+    cursor = start + sectors;
+  }
+  packer.Add({cursor, length - cursor, kZeroTarget, 0});
+  return packer.Finish();
+}
+
+Result<Translation> Translate(std::span<const double> segments, const std::vector<Layer>& layers) {
+  std::vector<LayerCursor> cursors(layers.begin(), layers.end());
+  FirstAppearance devices;
+  SegmentPacker packer;
+  const SegmentView view(segments);
+  for (size_t i = 0; i < view.size(); i++) {
+    const Segment segment = view[i];
+    if (segment.device == kZeroTarget) {
+      packer.Add(segment);
+      continue;
+    }
+    LayerCursor& layer = cursors[static_cast<size_t>(segment.device)];
+    for (uint64_t done = 0; done < segment.length;) {
+      Segment piece = layer.PieceAt(segment.offset + done, segment.length - done);
+      if (piece.length == 0) return Failure{EINVAL, "Translate"};
+      piece.start = segment.start + done;
+      if (piece.device != kZeroTarget) piece.device = devices.Of(piece.device);
+      packer.Add(piece);
+      done += piece.length;
+    }
+  }
+  return Translation{packer.Finish(), devices.Finish()};
+}
+
+}  // namespace dmloop

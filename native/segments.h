@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "result.h"
+
+namespace dmloop {
+
+// A run of a table, in 512-byte sectors. `device` indexes a list of devices that the caller holds;
+// kZeroTarget stands for the zero target, which has none.
+struct Segment {
+  uint64_t start;
+  uint64_t length;
+  int32_t device;
+  uint64_t offset;
+};
+
+inline constexpr int32_t kZeroTarget = -1;
+inline constexpr uint64_t kSectorSize = 512;
+// Doubles a packed segment takes: start, length, device, offset.
+inline constexpr size_t kSegmentColumns = 4;
+// Doubles a packed extent takes: logical, physical, length, flags.
+inline constexpr size_t kExtentColumns = 4;
+
+// Reads packed segments where they lie.
+class SegmentView {
+ public:
+  explicit SegmentView(std::span<const double> rows) : rows_(rows) {}
+  size_t size() const { return rows_.size() / kSegmentColumns; }
+  Segment operator[](size_t index) const {
+    const double* row = rows_.data() + index * kSegmentColumns;
+    return {static_cast<uint64_t>(row[0]), static_cast<uint64_t>(row[1]),
+            static_cast<int32_t>(row[2]), static_cast<uint64_t>(row[3])};
+  }
+
+ private:
+  std::span<const double> rows_;
+};
+
+// Packs segments, joining each with its neighbour where they are contiguous on one device.
+class SegmentPacker {
+ public:
+  void Add(const Segment& segment);
+  std::vector<double> Finish();
+
+ private:
+  void Flush();
+
+  bool pending_ = false;
+  Segment last_{};
+  std::vector<double> rows_;
+};
+
+// The table of one device under translation: packed linear (or zero) segments, and for each of its
+// device numbers the number in the result.
+struct Layer {
+  std::span<const double> rows;
+  std::vector<int32_t> devices;
+};
+
+// Extents (packed, bytes, whole sectors) as segments of a device of `length` sectors whose first
+// byte is byte `offset` of the file. What no extent covers and what carries one of `zero_flags`
+// becomes the zero target; the rest lies on device 0. EINVAL when an address is not whole sectors.
+Result<std::vector<double>> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
+                                              uint64_t length, uint32_t zero_flags);
+
+struct Translation {
+  std::vector<double> rows;
+  // The devices the rows lie on, in the order of their first appearance: the rows count by it.
+  std::vector<int32_t> devices;
+};
+
+// Each segment seen through the layer of its device: split where the layer's table has a seam,
+// merged again where the pieces meet. EINVAL when a segment reaches past its layer.
+Result<Translation> Translate(std::span<const double> segments, const std::vector<Layer>& layers);
+
+}  // namespace dmloop
