@@ -1,0 +1,63 @@
+#!/bin/sh
+# The first process of the guest kernel (vm/kernel.ts boots it). The host's root directory is already
+# mounted read-only as /; this makes the rest of a machine, runs the command and stops the kernel.
+# From the kernel's command line: DMLOOP_VM_DIR, a host directory with the command in it, where its
+# exit status goes; DMLOOP_VM_LAYER, a directory with unpacked packages to lay over /; and the
+# options DMLOOP_VM_DISK (KiB), DMLOOP_VM_UDEV, DMLOOP_VM_MODULES.
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+exec </dev/null
+
+if [ -n "$DMLOOP_VM_LAYER" ] && [ -z "$DMLOOP_VM_LAYERED" ]; then
+  # Without root on the host nothing could be installed there: the packages lie over the host's files
+  # in a layer of their own, and changes to either go to memory.
+  mount -t proc proc /proc
+  mount -t tmpfs tmpfs /tmp
+  modprobe() { "$DMLOOP_VM_LAYER/usr/sbin/modprobe" "$@"; }
+  mkdir -p /tmp/upper /tmp/work /tmp/root /tmp/modules/lib
+  ln -s "$DMLOOP_VM_LAYER/usr/lib/uml/modules" /tmp/modules/lib/modules
+  LD_LIBRARY_PATH="$DMLOOP_VM_LAYER/usr/lib/$(uname -m)-linux-gnu" \
+    modprobe -d /tmp/modules overlay &&
+    mount -t overlay overlay /tmp/root \
+      -o "lowerdir=$DMLOOP_VM_LAYER:/,upperdir=/tmp/upper,workdir=/tmp/work" || halt -f
+  mount -t devtmpfs dev /tmp/root/dev
+  export DMLOOP_VM_LAYERED=1
+  exec chroot /tmp/root "$0"
+fi
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs tmpfs /dev/shm
+ln -sf /proc/self/fd /dev/fd
+
+mkdir -p /run/vm /run/modules/lib
+mount -t hostfs -o "$DMLOOP_VM_DIR" none /run/vm || halt -f
+ln -s /usr/lib/uml/modules /run/modules/lib/modules
+modprobe -d /run/modules -a dm-mod dm-zero loop
+modprobe -d /run/modules brd rd_nr=2 rd_size="$DMLOOP_VM_DISK"
+for module in $(echo "$DMLOOP_VM_MODULES" | tr ',' ' '); do
+  modprobe -d /run/modules "$module"
+done
+# Where `modprobe` in a test finds the modules of this kernel.
+export MODPROBE_OPTIONS="-d /run/modules"
+
+if [ -n "$DMLOOP_VM_UDEV" ]; then
+  for udevd in /usr/lib/systemd/systemd-udevd /lib/systemd/systemd-udevd; do
+    if [ -x "$udevd" ]; then
+      "$udevd" --daemon
+      break
+    fi
+  done
+  udevadm trigger --action=add --subsystem-match=block
+  udevadm settle
+else
+  # Otherwise libdm leaves the nodes of its own devices to a udevd that is not there.
+  export DM_DISABLE_UDEV=1
+fi
+
+for tty in /dev/tty1 /dev/tty2; do stty raw -echo <"$tty" >"$tty"; done
+sh /run/vm/command >/dev/tty1 2>/dev/tty2
+echo $? >/run/vm/status
+halt -f

@@ -1,0 +1,176 @@
+// A throwaway kernel with device-mapper: User-Mode Linux, which runs as a process of this machine.
+import { spawn } from 'node:child_process'
+import {
+  chmodSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  closeSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { ensurePrograms, findProgram } from './packages.js'
+
+export interface GuestOptions {
+  /** The guest's memory, as the kernel's `mem=` takes it. */
+  memory: string
+  /** The size of each of the two ram disks, in MiB. */
+  disk: number
+  /** Whether systemd-udevd runs, with the distribution's rules. */
+  udev: boolean
+  /** Kernel modules to load besides dm-mod, dm-zero, brd and loop. */
+  modules: string[]
+  /** Seconds until the guest is stopped; 0: never. */
+  timeout: number
+  /** Environment variables for the command, besides those of `PASSED_ON`. */
+  env: Record<string, string>
+}
+
+export const GUEST_DEFAULTS: GuestOptions = {
+  memory: '2G',
+  disk: 256,
+  udev: false,
+  modules: [],
+  timeout: 0,
+  env: {},
+}
+
+/** Exit statuses of our own, as timeout(1) and sysexits.h number them. */
+const TIMED_OUT = 124
+const GUEST_FAILED = 70
+
+const PASSED_ON = ['DEBUG', 'LANG', 'TERM', 'NO_COLOR', 'FORCE_COLOR', 'NODE_OPTIONS', 'COLUMNS']
+
+const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
+
+function commandScript(command: string[], env: Record<string, string>): string {
+  const variables = Object.entries(env).map(([name, value]) => `export ${name}=${quote(value)}\n`)
+  return `${variables.join('')}cd ${quote(process.cwd())} && exec ${command.map(quote).join(' ')}\n`
+}
+
+function environment(options: GuestOptions): Record<string, string> {
+  const env: Record<string, string> = { HOME: '/tmp', TMPDIR: '/tmp', DMLOOP_GUEST: '1' }
+  for (const name of PASSED_ON) {
+    const value = process.env[name]
+    if (value !== undefined) env[name] = value
+  }
+  // In the guest a pipe carries the output: whether it ends in a terminal is known only here.
+  if (process.stdout.isTTY && !('NO_COLOR' in env)) env.FORCE_COLOR = '1'
+  return { ...env, ...options.env }
+}
+
+/**
+ * Boots a guest, runs a command in it as root from this directory, and returns its exit status.
+ * What it prints goes to this process's standard output and error as it comes. The host's files are
+ * visible read-only; nothing of the host's devices is in the guest.
+ */
+export async function runInGuest(command: string[], options: GuestOptions): Promise<number> {
+  const layer = ensurePrograms()
+  const kernel = findProgram('linux.uml', layer)
+  if (!kernel) throw new Error('linux.uml is not where its package puts it')
+
+  const directory = mkdtempSync(join(tmpdir(), 'dmloop-vm-'))
+  const kernelLog = join(directory, 'kernel.log')
+  const log = openSync(kernelLog, 'w')
+  try {
+    writeFileSync(join(directory, 'command'), commandScript(command, environment(options)))
+    const init = join(directory, 'init')
+    writeFileSync(init, readFileSync(new URL('../../vm/init.sh', import.meta.url)))
+    chmodSync(init, 0o755)
+
+    const args = [
+      `mem=${options.memory}`,
+      'root=/dev/root',
+      'rootfstype=hostfs',
+      'hostfs=/',
+      'ro',
+      'quiet',
+      `init=${init}`,
+      // tty0 is the kernel's own console; tty1 and tty2 are the command's output and error streams.
+      'con=null',
+      'con0=null,fd:3',
+      'con1=null,fd:1',
+      'con2=null,fd:2',
+      `DMLOOP_VM_DIR=${directory}`,
+      `DMLOOP_VM_DISK=${options.disk * 1024}`,
+      `DMLOOP_VM_MODULES=${options.modules.join(',')}`,
+      ...(options.udev ? ['DMLOOP_VM_UDEV=1'] : []),
+      ...(layer ? [`DMLOOP_VM_LAYER=${layer}`] : []),
+    ]
+    const exit = await boot(kernel, args, log, options.timeout)
+    if (exit === 'timeout') {
+      console.error(`the guest was stopped after ${options.timeout} s`)
+      return TIMED_OUT
+    }
+    return statusOf(directory) ?? guestFailed(kernelLog)
+  } finally {
+    closeSync(log)
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+function statusOf(directory: string): number | undefined {
+  try {
+    return Number.parseInt(readFileSync(join(directory, 'status'), 'utf8'), 10)
+  } catch {
+    return undefined
+  }
+}
+
+function guestFailed(kernelLog: string): number {
+  console.error('the guest ended without the command’s status; its kernel said:')
+  console.error(readFileSync(kernelLog, 'utf8').split('\n').slice(-40).join('\n'))
+  return GUEST_FAILED
+}
+
+function boot(
+  kernel: string,
+  args: string[],
+  log: number,
+  timeout: number,
+): Promise<'ended' | 'timeout'> {
+  return new Promise((resolve, reject) => {
+    // User-Mode Linux is several processes: a group of their own lets us end them all. A watcher in
+    // the group does it when our end of its pipe closes, so even our own SIGKILL leaves none behind.
+    const watched = '(read -r _ <&4; kill -KILL 0) & exec "$@" 4<&-'
+    const guest = spawn('sh', ['-c', watched, 'guest', kernel, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe', log, 'pipe'],
+      detached: true,
+    })
+    const stop = (): void => {
+      if (guest.pid === undefined) return
+      try {
+        process.kill(-guest.pid, 'SIGKILL')
+      } catch {
+        // It has ended already.
+      }
+    }
+    const stopAndLeave = (signal: NodeJS.Signals): void => {
+      stop()
+      process.kill(process.pid, signal)
+    }
+    const signals: NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP']
+    for (const signal of signals) process.once(signal, stopAndLeave)
+
+    let outcome: 'ended' | 'timeout' = 'ended'
+    const timer =
+      timeout > 0
+        ? setTimeout(() => {
+            outcome = 'timeout'
+            stop()
+          }, timeout * 1000)
+        : undefined
+    guest.stdout?.pipe(process.stdout, { end: false })
+    guest.stderr?.pipe(process.stderr, { end: false })
+    guest.once('error', reject)
+    // The watcher shares the guest's streams: they close when it has ended too.
+    guest.once('exit', stop)
+    guest.once('close', () => {
+      clearTimeout(timer)
+      for (const signal of signals) process.off(signal, stopAndLeave)
+      resolve(outcome)
+    })
+  })
+}
