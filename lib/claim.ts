@@ -1,0 +1,116 @@
+// The claim on a file: one process at a time maps or unmaps it, and the record of its mapping.
+import { constants } from 'node:fs'
+import { mkdir, open, readFile, rm, stat, type FileHandle } from 'node:fs/promises'
+import { join } from 'node:path'
+import debug from 'debug'
+import { isSystemError, verdict } from './errors.js'
+import { native, result } from './native.js'
+import { poll, type Patience } from './wait.js'
+
+const log = debug('dmloop:claim')
+
+/** Gone after a reboot, as the mappings are; there before the root filesystem is. */
+const DIRECTORY = '/run/dmloop'
+
+/** How a mapping was made, for every process that finds it later. */
+export interface MappingRecord {
+  /** Tells this mapping from an earlier or later one of the same file. */
+  id: string
+  uuid: string
+  /** Without symbolic links, in the order of the device. */
+  files: string[]
+  /** What each of the files is; see `BackingFile.identity`. */
+  identities: string[]
+  /** Bytes. */
+  offset: number
+  /** The device's size, in bytes. */
+  length: number
+  readOnly: boolean
+  holes: 'reject' | 'zero'
+}
+
+const recordPath = (identity: string): string => join(DIRECTORY, `${identity}.json`)
+
+/** The record of a file's mapping, if there is one. */
+export async function readRecord(identity: string): Promise<MappingRecord | undefined> {
+  try {
+    const text = await readFile(recordPath(identity), 'utf8')
+    // A claim without a mapping is an empty file.
+    return text === '' ? undefined : (JSON.parse(text) as MappingRecord)
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT') || error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
+
+/**
+ * Exclusive claims on files, by identity. Each is a lock on the file's record, which the kernel drops
+ * when the process ends, however it ends: who has the claim knows that nobody is in the middle of
+ * mapping or unmapping these files, and that what is half-done was left by a crash.
+ */
+export class Claim implements AsyncDisposable {
+  readonly #records: { path: string; identity: string; handle: FileHandle }[] = []
+
+  static async take(identities: readonly string[], patience: Patience): Promise<Claim> {
+    const claim = new Claim()
+    try {
+      await mkdir(DIRECTORY, { recursive: true, mode: 0o700 })
+      // In one order for everyone: two processes that claim the same files cannot wait for each other.
+      for (const identity of [...new Set(identities)].sort()) await claim.#take(identity, patience)
+      return claim
+    } catch (error) {
+      await claim[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+  async #take(identity: string, patience: Patience): Promise<void> {
+    const path = recordPath(identity)
+    const handle = await poll(() => tryLocking(path), patience)
+    if (!handle) {
+      const detail = `another process was busy with it for ${patience.timeout} ms`
+      throw verdict('DMLOOP_TIMEOUT', { file: path }, detail)
+    }
+    log('claimed %s', identity)
+    this.#records.push({ path, identity, handle })
+  }
+
+  /** Writes the record of a mapping that covers all the claimed files. */
+  async write(record: MappingRecord): Promise<void> {
+    for (const { handle } of this.#records) {
+      await handle.truncate()
+      await handle.write(JSON.stringify(record), 0)
+    }
+  }
+
+  /** Removes the records: there is no mapping any more. */
+  async clear(): Promise<void> {
+    for (const { path } of this.#records) await rm(path, { force: true })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { path, handle } of this.#records.splice(0)) {
+      if ((await handle.stat()).size === 0) await rm(path, { force: true })
+      await handle.close()
+      log('released %s', path)
+    }
+  }
+}
+
+/** Opens and locks a record; undefined when another process has it. */
+async function tryLocking(path: string): Promise<FileHandle | undefined> {
+  const handle = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600)
+  try {
+    await result(native.tryLock(handle.fd), path)
+    // Who had the lock before may have removed the file: then this is a lock on nothing.
+    const [locked, named] = [await handle.stat(), await stat(path).catch(() => undefined)]
+    if (locked.ino === named?.ino) return handle
+  } catch (error) {
+    if (!isSystemError(error, 'EAGAIN')) {
+      await handle.close()
+      throw error
+    }
+  }
+  await handle.close()
+  return undefined
+}

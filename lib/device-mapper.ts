@@ -1,0 +1,139 @@
+// The device-mapper device of a mapping: reserve it, give it a table, let it go.
+import debug from 'debug'
+import { isUnreachable, noDeviceMapper } from './device-stack.js'
+import { DmloopError, isSystemError, problem, systemError, verdict } from './errors.js'
+import { holdersOf } from './holders.js'
+import { native, result, type DmDevice, type DmTarget } from './native.js'
+import { SegmentTable } from './segments.js'
+import { deviceName } from './sysfs.js'
+import { ensureNode, nodePath, removeNode, withUdev } from './udev.js'
+import { poll, type Patience } from './wait.js'
+
+const log = debug('dmloop:device-mapper')
+
+/** linux/dm-ioctl.h */
+const ACTIVE_PRESENT = 1 << 5
+const DEFERRED_REMOVE = 1 << 17
+
+export const hasLiveTable = (device: DmDevice): boolean => (device.flags & ACTIVE_PRESENT) !== 0
+
+/** What the kernel knows of a device; undefined when there is none. */
+export async function findDevice(target: DmTarget): Promise<DmDevice | undefined> {
+  try {
+    return await result(native.dmStatus(target))
+  } catch (error) {
+    if (isSystemError(error, 'ENXIO') && error.syscall === 'DM_DEV_STATUS') return undefined
+    throw reachable(error)
+  }
+}
+
+/** Every device that device-mapper has. */
+export async function listDevices(): Promise<DmDevice[]> {
+  try {
+    return await result(native.dmList())
+  } catch (error) {
+    throw reachable(error)
+  }
+}
+
+/** An error that says that device-mapper is not there becomes the verdict with its remedy. */
+function reachable(error: unknown): unknown {
+  return isUnreachable(error)
+    ? new DmloopError(noDeviceMapper(error), undefined, { cause: error })
+    : error
+}
+
+/** Reserves name and UUID: the kernel gives each to one device only. */
+export async function createDevice(name: string, uuid: string, file: string): Promise<DmDevice> {
+  try {
+    const device = await result(native.dmCreate(name, uuid), name)
+    log('created %s, %s', name, deviceName(device.major, device.minor))
+    return device
+  } catch (error) {
+    if (!isSystemError(error, 'EBUSY')) throw reachable(error)
+    // EBUSY is for a name or a UUID that is taken, and does not say which.
+    const twin = await findDevice({ uuid })
+    if (twin) throw alreadyMapped(file, twin)
+    throw verdict('DMLOOP_NAME_TAKEN', {}, `“${name}” is the name of another device`)
+  }
+}
+
+export const alreadyMapped = (file: string, device: DmDevice): DmloopError =>
+  verdict('DMLOOP_ALREADY_MAPPED', { file }, `is mapped already, as ${nodePath(device.name)}`)
+
+export async function loadTable(
+  device: DmDevice,
+  segments: SegmentTable,
+  readOnly: boolean,
+): Promise<void> {
+  const { uuid, name } = device
+  const { packed, devices } = segments
+  await result(native.dmLoad({ uuid }, packed, [...devices], readOnly), name)
+  log('%s: loaded %d segments', name, segments.length)
+}
+
+/** Drops the table that was loaded but not made live. */
+export async function clearTable(device: DmDevice): Promise<void> {
+  await result(native.dmClear({ uuid: device.uuid }), device.name)
+}
+
+/** The live table, and what it lies on besides linear and zero targets (nothing, for ours). */
+export async function liveTable(device: DmDevice): Promise<SegmentTable> {
+  const { uuid, name } = device
+  const { rows, devices } = await result(native.dmTable({ uuid }, false), name)
+  return new SegmentTable(rows, devices)
+}
+
+/** Makes the loaded table live, and /dev/mapper/NAME lead to it. */
+export async function resumeDevice(device: DmDevice, patience: Patience): Promise<DmDevice> {
+  const { uuid, name } = device
+  const resumed = await withUdev(
+    (cookie) => result(native.dmResume({ uuid }, cookie), name),
+    patience,
+  )
+  patience.signal?.throwIfAborted()
+  await ensureNode(resumed)
+  log('resumed %s', name)
+  return resumed
+}
+
+/**
+ * Removes a device and its node. udev and blkid open a new device for a moment, so a busy one is
+ * tried again until the time is over; then DMLOOP_STILL_OPEN says who holds it. With `deferred`, the
+ * kernel removes it when its last holder leaves. A device that has gone already is no error.
+ */
+export async function removeDevice(
+  device: DmDevice,
+  { deferred, ...patience }: Patience & { deferred: boolean },
+): Promise<'removed' | 'deferred'> {
+  const { uuid, name } = device
+  const outcome = await poll(async () => {
+    try {
+      const left = await withUdev(
+        (cookie) => result(native.dmRemove({ uuid }, deferred, cookie), name),
+        patience,
+      )
+      return (left.flags & DEFERRED_REMOVE) === 0 ? 'removed' : 'deferred'
+    } catch (error) {
+      if (isSystemError(error, 'ENXIO')) return 'removed'
+      if (isSystemError(error, 'EBUSY')) return undefined
+      throw error
+    }
+  }, patience)
+  if (outcome === undefined) throw await stillOpen(device, patience.timeout)
+  // Whoever holds a device that goes later has it open: the name is not needed any more.
+  await removeNode(device)
+  log('%s %s', outcome, name)
+  return outcome
+}
+
+async function stillOpen(device: DmDevice, timeout: number): Promise<DmloopError> {
+  const holders = await holdersOf(device)
+  const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`
+  const detail = `is still open${by} after ${timeout} ms`
+  return new DmloopError(
+    problem('DMLOOP_STILL_OPEN', { file: nodePath(device.name) }, detail),
+    undefined,
+    { cause: systemError({ errno: -16, syscall: 'DM_DEV_REMOVE' }, device.name) },
+  )
+}

@@ -1,0 +1,39 @@
+// Which filesystem a file lies on.
+import type { FileFacts } from './native.js'
+import { deviceName, mountsOf } from './sysfs.js'
+
+/** linux/magic.h and the filesystems' own headers; ext2, ext3 and ext4 share one. */
+const MAGIC: Record<number, string> = {
+  0xef53: 'ext4',
+  0x58465342: 'xfs',
+  0xf2f52010: 'f2fs',
+  0x4d44: 'vfat',
+  0x9123683e: 'btrfs',
+  0x01021994: 'tmpfs',
+  0x858458f6: 'ramfs',
+  0x794c7630: 'overlay',
+  0x65735546: 'fuse',
+  0x6969: 'nfs',
+  0x01021997: '9p',
+  0x00c0ffee: 'hostfs',
+  0xca451a4e: 'bcachefs',
+  0x2fc12fc1: 'zfs',
+  0x7366746e: 'ntfs3',
+  0x2011bab0: 'exfat',
+  0xe0f5e1e2: 'erofs',
+  0x73717368: 'squashfs',
+  0x9660: 'iso9660',
+}
+
+export interface Filesystem {
+  /** As /proc/filesystems names it. */
+  name: string
+  options: string[]
+}
+
+/** The filesystem of an open file: by its mount, and where that cannot be seen by its magic. */
+export async function filesystemOf(facts: FileFacts): Promise<Filesystem> {
+  const [mount] = await mountsOf(deviceName(facts.major, facts.minor))
+  const byMagic = MAGIC[facts.filesystemMagic] ?? `0x${facts.filesystemMagic.toString(16)}`
+  return { name: mount?.filesystem ?? byMagic, options: mount?.options ?? [] }
+}

@@ -1,0 +1,31 @@
+// Names and UUIDs of our devices.
+import { basename } from 'node:path'
+import { verdict } from './errors.js'
+
+/** What udev leaves as it is in a name (FACTS section 5). */
+const SAFE = /^[A-Za-z0-9#+\-.:=@_]+$/
+const RESERVED = new Set(['.', '..', 'control'])
+/** DM_NAME_LEN less the NUL (linux/dm-ioctl.h). */
+const LONGEST = 127
+
+const UUID_PREFIX = 'DMLOOP-'
+
+/** The UUID of a mapping: from what its (first) file is, so that the kernel allows only one. */
+export const uuidOf = (identity: string): string => UUID_PREFIX + identity
+
+/** The identity that a UUID was made from; undefined when the device is not ours. */
+export const identityOf = (uuid: string): string | undefined =>
+  uuid.startsWith(UUID_PREFIX) ? uuid.slice(UUID_PREFIX.length) : undefined
+
+/** The name asked for, if it can be one; otherwise the file's, with what udev would mangle made `_`. */
+export function deviceNameFor(file: string, asked: string | undefined): string {
+  const name =
+    asked ??
+    basename(file)
+      .replace(/[^A-Za-z0-9#+\-.:=@_]/g, '_')
+      .slice(0, LONGEST)
+  if (!SAFE.test(name) || name.length > LONGEST || RESERVED.has(name)) {
+    throw verdict('DMLOOP_NAME_INVALID', {}, `“${name}” is not a name for a device`)
+  }
+  return name
+}

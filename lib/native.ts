@@ -1,0 +1,119 @@
+// The native half, typed. It reports facts and failures; the errors are made here, on the caller's
+// stack.
+import bindings from 'bindings'
+import { systemError } from './errors.js'
+
+/** What FIEMAP says of a range of a file, in bytes. */
+export interface ExtentFacts {
+  /** Four numbers an extent: logical, physical, length, flags. */
+  rows: Float64Array
+  /** Two numbers a hole: offset, length. */
+  holes: Float64Array
+  /** The flags of all extents, or-ed. */
+  flags: number
+  /** The largest power of two that divides every address and length; 0 when there is no extent. */
+  alignment: number
+}
+
+/** What the kernel says of an open file; see native/file_facts.h. */
+export interface FileFacts {
+  mode: number
+  size: number
+  inode: string
+  major: number
+  minor: number
+  attributes: number
+  filesystemMagic: number
+  inodeFlags: number
+  extendedFlags: number
+}
+
+/** A device-mapper device as an ioctl on it answers. */
+export interface DmDevice {
+  name: string
+  uuid: string
+  major: number
+  minor: number
+  openCount: number
+  targetCount: number
+  eventNumber: number
+  /** DM_*_FLAG of linux/dm-ioctl.h. */
+  flags: number
+}
+
+/** A table that the kernel holds; segments in 512-byte sectors. */
+export interface DmTable {
+  /** Four numbers a segment: start, length, device, offset; see `lib/segments.ts`. */
+  rows: Float64Array
+  devices: string[]
+  /** The segments of targets other than linear and zero. */
+  others: { start: number; length: number; target: string; parameters: string }[]
+  device: DmDevice
+}
+
+/** How an ioctl finds its device. */
+export type DmTarget = { name: string } | { uuid: string } | { major: number; minor: number }
+
+/** The table of one device under translation: its device `n` is the result's device `devices[n]`. */
+export interface Layer {
+  rows: Float64Array
+  devices: number[]
+}
+
+type Settled<T> = { value: T } | { failure: { errno: number; syscall: string } }
+type Call<A extends unknown[], T> = (...args: A) => Promise<Settled<T>>
+
+interface Addon {
+  walkExtents: Call<[fd: number, offset: number, length: number], ExtentFacts>
+  inspect: Call<[fd: number], FileFacts>
+  tryLock: Call<[fd: number], void>
+  dropCache: Call<[fd: number], void>
+  makeBlockNode: Call<[path: string, major: number, minor: number], void>
+  segmentsOfExtents: Call<
+    [extents: Float64Array, offset: number, sectors: number, zeroFlags: number],
+    Float64Array
+  >
+  /** The devices of the result are numbers of the layers' `devices`, in order of appearance. */
+  translate: Call<
+    [segments: Float64Array, layers: Layer[]],
+    { rows: Float64Array; devices: number[] }
+  >
+  dmVersion: Call<[], string>
+  dmCreate: Call<[name: string, uuid: string], DmDevice>
+  dmLoad: Call<
+    [target: DmTarget, rows: Float64Array, devices: string[], readOnly: boolean],
+    DmDevice
+  >
+  dmResume: Call<[target: DmTarget, cookie: number], DmDevice>
+  dmSuspend: Call<[target: DmTarget], DmDevice>
+  dmClear: Call<[target: DmTarget], DmDevice>
+  dmStatus: Call<[target: DmTarget], DmDevice>
+  dmRemove: Call<[target: DmTarget, deferred: boolean, cookie: number], DmDevice>
+  dmTable: Call<[target: DmTarget, inactive: boolean], DmTable>
+  dmDependencies: Call<[target: DmTarget], string[]>
+  dmList: Call<[], DmDevice[]>
+  createCookie: Call<[], { semaphore: number; value: number }>
+  pendingEvents: Call<[semaphore: number], number>
+  destroyCookie: Call<[semaphore: number], void>
+}
+
+function load(): Addon {
+  try {
+    return bindings('dmloop') as Addon
+  } catch (error) {
+    throw new Error(
+      `dmloop's native addon could not be loaded for ${process.platform} ${process.arch}, ` +
+        `Node ${process.version}. Build it again with: npm rebuild dmloop`,
+      { cause: error },
+    )
+  }
+}
+
+export const native = load()
+
+/** The value of a native call, or its failure as a system error about `path`. */
+export async function result<T>(call: Promise<Settled<T>>, path?: string): Promise<T> {
+  const settled = await call
+  if ('failure' in settled) throw systemError(settled.failure, path)
+  return settled.value
+}

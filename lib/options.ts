@@ -1,0 +1,161 @@
+// What a caller may ask for, checked before anything is touched.
+import { invalidType, invalidValue, outOfRange } from './errors.js'
+
+export interface PlanOptions {
+  /** The first byte of the file to map; a multiple of the logical block size. Default 0. */
+  offset?: number
+  /** How many bytes to map; default: to the last whole logical block. */
+  length?: number
+  /** A read-only device. Default false. */
+  readOnly?: boolean
+  /**
+   * `'reject'` (default), or `'zero'`: holes and unwritten ranges read as zeros, on a read-only
+   * device.
+   */
+  holes?: 'reject' | 'zero'
+}
+
+export interface MapOptions extends PlanOptions {
+  /** The device-mapper name; default: the file's name, other characters than udev's made `_`. */
+  name?: string
+  /** Milliseconds for the device's node to appear. Default 10,000. */
+  timeout?: number
+  /** Aborts the call, which then leaves nothing behind and rejects with the signal's reason. */
+  signal?: AbortSignal
+}
+
+export interface UnmapOptions {
+  /** Removes the device when its last holder leaves, instead of failing while it is open. */
+  deferred?: boolean
+  /** Milliseconds to wait for holders to leave and the node to go. Default 10,000. */
+  timeout?: number
+  signal?: AbortSignal
+}
+
+/** `PlanOptions` with every default filled in. */
+export interface PlanRequest {
+  files: string[]
+  offset: number
+  /** undefined: to the last whole logical block. */
+  length: number | undefined
+  readOnly: boolean
+  holes: 'reject' | 'zero'
+}
+
+export interface MapRequest extends PlanRequest {
+  name: string | undefined
+  timeout: number
+  signal: AbortSignal | undefined
+}
+
+export interface UnmapRequest {
+  deferred: boolean
+  timeout: number
+  signal: AbortSignal | undefined
+}
+
+export const DEFAULT_TIMEOUT = 10_000
+
+type Options = Record<string, unknown>
+
+function object(value: unknown, known: readonly string[]): Options {
+  if (value === undefined) return {}
+  if (typeof value !== 'object' || value === null) throw invalidType('options', 'an object', value)
+  // A misspelt option would be a silent default, which for readOnly means a writable disk.
+  for (const key of Object.keys(value)) {
+    if (!known.includes(key)) throw invalidValue('options', `made of ${known.join(', ')}`, key)
+  }
+  return value as Options
+}
+
+function integer(options: Options, key: string, minimum: number): number | undefined {
+  const value = options[key]
+  if (value === undefined) return undefined
+  if (typeof value !== 'number') throw invalidType(`options.${key}`, 'a number', value)
+  if (!Number.isSafeInteger(value) || value < minimum) {
+    throw outOfRange(`options.${key}`, `a safe integer of at least ${minimum}`, value)
+  }
+  return value
+}
+
+function boolean(options: Options, key: string): boolean {
+  const value = options[key]
+  if (value === undefined) return false
+  if (typeof value !== 'boolean') throw invalidType(`options.${key}`, 'a boolean', value)
+  return value
+}
+
+function text(options: Options, key: string): string | undefined {
+  const value = options[key]
+  if (value === undefined) return undefined
+  if (typeof value !== 'string') throw invalidType(`options.${key}`, 'a string', value)
+  return value
+}
+
+function oneOf<T extends string>(options: Options, key: string, first: T, ...rest: T[]): T {
+  const value = options[key]
+  if (value === undefined) return first
+  const choices: readonly unknown[] = [first, ...rest]
+  if (!choices.includes(value)) {
+    throw invalidValue(`options.${key}`, `one of ${choices.map(String).join(', ')}`, value)
+  }
+  return value as T
+}
+
+function signalOf(options: Options): AbortSignal | undefined {
+  const value = options.signal
+  if (value === undefined) return undefined
+  if (!(value instanceof AbortSignal)) throw invalidType('options.signal', 'an AbortSignal', value)
+  return value
+}
+
+export function pathOf(value: unknown, name: string): string {
+  if (typeof value !== 'string') throw invalidType(name, 'a string', value)
+  if (value === '' || value.includes('\0')) throw invalidValue(name, 'a path', value)
+  return value
+}
+
+function filesOf(file: unknown): string[] {
+  if (!Array.isArray(file)) return [pathOf(file, 'file')]
+  if (file.length === 0) throw invalidValue('file', 'a path or an array of at least one', file)
+  return file.map((path: unknown, index) => pathOf(path, `file[${index}]`))
+}
+
+const PLAN_KEYS = ['offset', 'length', 'readOnly', 'holes'] as const
+
+function planRequest(file: unknown, options: Options): PlanRequest {
+  const request: PlanRequest = {
+    files: filesOf(file),
+    offset: integer(options, 'offset', 0) ?? 0,
+    length: integer(options, 'length', 1),
+    readOnly: boolean(options, 'readOnly'),
+    holes: oneOf(options, 'holes', 'reject', 'zero'),
+  }
+  if (request.holes === 'zero' && !request.readOnly) {
+    throw invalidValue('options.holes', `'zero' only together with readOnly: true`, 'zero')
+  }
+  return request
+}
+
+export function parsePlanOptions(file: unknown, value: unknown): PlanRequest {
+  return planRequest(file, object(value, PLAN_KEYS))
+}
+
+export function parseMapOptions(file: unknown, value: unknown): MapRequest {
+  const options = object(value, [...PLAN_KEYS, 'name', 'timeout', 'signal'])
+  return {
+    ...planRequest(file, options),
+    name: text(options, 'name'),
+    timeout: integer(options, 'timeout', 0) ?? DEFAULT_TIMEOUT,
+    signal: signalOf(options),
+  }
+}
+
+export function parseUnmapOptions(value: unknown): UnmapRequest {
+  const options = object(value, ['deferred', 'timeout', 'signal'])
+  return {
+    deferred: boolean(options, 'deferred'),
+    timeout: integer(options, 'timeout', 0) ?? DEFAULT_TIMEOUT,
+    signal: signalOf(options),
+  }
+}

@@ -1,0 +1,66 @@
+// What mapping a file would do: the outcome of planFile.
+import { DmloopError, type Problem } from './errors.js'
+import { ExtentTable } from './extents.js'
+import { SegmentTable } from './segments.js'
+
+/** A file of a plan. */
+export interface PlannedFile {
+  /** Without symbolic links. */
+  path: string
+  /** Bytes. */
+  size: number
+  /** The filesystem's name as /proc/filesystems has it. */
+  filesystem: string
+  /** The filesystem's device as "major:minor". */
+  device: string
+  /** The device's logical block size, in bytes. */
+  blockSize: number
+}
+
+export interface PlanParts {
+  problems: Problem[]
+  size: number
+  readOnly: boolean
+  files: PlannedFile[]
+  extents: ExtentTable
+  segments: SegmentTable
+}
+
+export class Plan implements PlanParts {
+  readonly backend = 'linear'
+  /** What stands in the way; empty when the file can be mapped. */
+  readonly problems: Problem[]
+  /** The device's size, in bytes. */
+  readonly size: number
+  readonly readOnly: boolean
+  readonly files: PlannedFile[]
+  /** Where the bytes lie on the filesystem's device. */
+  readonly extents: ExtentTable
+  /** The device-mapper table; empty when there are problems. */
+  readonly segments: SegmentTable
+
+  constructor(parts: PlanParts) {
+    this.problems = parts.problems
+    this.size = parts.size
+    this.readOnly = parts.readOnly
+    this.files = parts.files
+    this.extents = parts.extents
+    this.segments = parts.segments
+  }
+
+  /** The table as `dmsetup create` reads it, a line a segment; empty when there are problems. */
+  toTable(): string {
+    return this.segments.toTable()
+  }
+
+  /** Throws the first problem; the error carries them all. */
+  assertMappable(): void {
+    const [first] = this.problems
+    if (first) throw new DmloopError(first, this.problems)
+  }
+
+  toJSON(): PlanParts & { backend: string } {
+    const { backend, problems, size, readOnly, files, extents, segments } = this
+    return { backend, problems, size, readOnly, files, extents, segments }
+  }
+}

@@ -1,0 +1,203 @@
+// What is refused, and why: the one table that the code judges by, the tests run through and the
+// README shows.
+
+interface Rule {
+  /** What was found, as a sentence about the file goes on after its name. */
+  found: string
+  /** What would go wrong if it were mapped all the same. */
+  why: string
+  /** What a person can do. */
+  remedy: string
+  /** Which backends it rules out. */
+  blocks: 'linear' | 'all'
+}
+
+export const POLICY = {
+  DMLOOP_NOT_REGULAR_FILE: {
+    found: 'is not a regular file',
+    why: 'Only a regular file has blocks of its own on a disk.',
+    remedy: 'Name a regular file.',
+    blocks: 'all',
+  },
+  DMLOOP_EMPTY_FILE: {
+    found: 'has not one whole logical block',
+    why: 'A block device is at least one logical block long.',
+    remedy: 'Write the file first, or make it longer.',
+    blocks: 'all',
+  },
+  DMLOOP_UNALIGNED: {
+    found: 'offset and length are not multiples of the logical block size',
+    why: 'A device is addressed in whole logical blocks.',
+    remedy: 'Give an offset and a length that are multiples of the logical block size.',
+    blocks: 'all',
+  },
+  DMLOOP_OUT_OF_RANGE: {
+    found: 'the range asked for reaches past the end of the file',
+    why: 'Blocks beyond the end of the file belong to others.',
+    remedy: 'Ask for a range within the file.',
+    blocks: 'all',
+  },
+  DMLOOP_UNSUPPORTED_FILESYSTEM: {
+    found: 'lies on a filesystem whose block addresses are not known to be true',
+    why: 'FIEMAP may give addresses that are not positions on the disk, or blocks that move.',
+    remedy: 'Keep the file on ext2, ext3, ext4 or xfs.',
+    blocks: 'linear',
+  },
+  DMLOOP_ENCRYPTED: {
+    found: 'is encrypted by its filesystem',
+    why: 'The blocks hold ciphertext.',
+    remedy: 'Copy it to a directory without an encryption policy (fscrypt).',
+    blocks: 'linear',
+  },
+  DMLOOP_REALTIME_FILE: {
+    found: 'lies on the realtime device of its xfs',
+    why: 'Its addresses count on another device than the filesystem reports.',
+    remedy: 'Copy it to a directory without the rtinherit flag.',
+    blocks: 'linear',
+  },
+  DMLOOP_DATA_JOURNALED: {
+    found: 'has its data written through the journal',
+    why: 'The journal may write old data over the mapped blocks later.',
+    remedy: 'Mount without data=journal and remove the file attribute: chattr -j FILE.',
+    blocks: 'linear',
+  },
+  DMLOOP_ENCODED_EXTENT: {
+    found: 'is compressed or otherwise encoded on the disk',
+    why: 'The blocks hold something else than the file’s bytes.',
+    remedy: 'Rewrite the file without compression.',
+    blocks: 'linear',
+  },
+  DMLOOP_INLINE_DATA: {
+    found: 'has its data inside the inode',
+    why: 'The data shares its block with metadata of the filesystem.',
+    remedy: 'Make the file larger than an inode, or keep it on a filesystem without inline_data.',
+    blocks: 'linear',
+  },
+  DMLOOP_UNALLOCATED_EXTENT: {
+    found: 'has data that has no place on the disk yet',
+    why: 'There is no address to map.',
+    remedy: 'Sync the file first (mapFile does): sync FILE.',
+    blocks: 'linear',
+  },
+  DMLOOP_UNALIGNED_EXTENT: {
+    found: 'has an extent that does not start and end on a logical block',
+    why: 'A table addresses whole logical blocks.',
+    remedy: 'Keep the file on a filesystem whose block size is a multiple of the disk’s.',
+    blocks: 'linear',
+  },
+  DMLOOP_SHARED_EXTENT: {
+    found: 'shares blocks with another file (reflink, snapshot or dedupe)',
+    why: 'A write through the device would change the other file too.',
+    remedy: 'Make a copy with blocks of its own: cp --reflink=never FILE COPY.',
+    blocks: 'linear',
+  },
+  DMLOOP_UNWRITTEN_EXTENT: {
+    found: 'has a range that was allocated but never written',
+    why: 'It reads as zeros through the file and as old disk contents through the device.',
+    remedy: 'Write the range once, with zeros for instance; or map read-only with holes: ‘zero’.',
+    blocks: 'linear',
+  },
+  DMLOOP_HOLE: {
+    found: 'has a hole',
+    why: 'There is no block to map.',
+    remedy:
+      'Write the whole file (cp --sparse=never FILE COPY); or map read-only with holes: ‘zero’.',
+    blocks: 'linear',
+  },
+  DMLOOP_DEVICE_CLAIMED: {
+    found: 'lies on a filesystem that holds its disk itself',
+    why: 'The kernel gives a disk to one holder: the filesystem has it, so device-mapper gets EBUSY.',
+    remedy: 'Keep the file on a filesystem on LVM, or on a 1:1 dm-linear over the partition.',
+    blocks: 'linear',
+  },
+  DMLOOP_OPAQUE_DEVICE: {
+    found: 'lies on a device that is more than a translation of addresses',
+    why: 'Going beneath it would bypass what it does: encrypt, share, copy or check.',
+    remedy: 'Put a linear layer between, as a logical volume on top of it.',
+    blocks: 'linear',
+  },
+  DMLOOP_TOO_MANY_SEGMENTS: {
+    found: 'is in more pieces than a device-mapper table may have (1,048,576)',
+    why: 'The kernel refuses a larger table.',
+    remedy: 'Defragment the file, or copy it in one go to a filesystem with room.',
+    blocks: 'linear',
+  },
+  DMLOOP_NO_DEVICE_MAPPER: {
+    found: 'device-mapper cannot be reached',
+    why: 'The kernel’s device-mapper makes the device.',
+    remedy: 'Run as root, on a kernel with device-mapper: modprobe dm_mod.',
+    blocks: 'linear',
+  },
+  DMLOOP_ALREADY_MAPPED: {
+    found: 'is mapped already',
+    why: 'Two devices over the same blocks would not see each other’s writes.',
+    remedy: 'Use the existing mapping (openMapping), or unmap it first.',
+    blocks: 'all',
+  },
+  DMLOOP_NAME_INVALID: {
+    found: 'is not a name for a device',
+    why: 'The kernel takes names under 128 bytes; udev mangles all but some characters.',
+    remedy: 'Use 1 to 127 letters, digits and #+-.:=@_, and not “.”, “..” or “control”.',
+    blocks: 'all',
+  },
+  DMLOOP_NAME_TAKEN: {
+    found: 'is the name of another device',
+    why: 'Names of device-mapper devices are unique.',
+    remedy: 'Choose another name with the option `name`.',
+    blocks: 'all',
+  },
+  DMLOOP_FILE_CHANGED: {
+    found: 'has other blocks than the device maps',
+    why: 'Writes through the device go to blocks that are no longer the file’s.',
+    remedy: 'Stop writing to the device, unmap it, and map the file again.',
+    blocks: 'all',
+  },
+  DMLOOP_STILL_OPEN: {
+    found: 'the device is still open',
+    why: 'The kernel removes a device when nobody has it open.',
+    remedy: 'Unmount and close it first, or unmap with { deferred: true }.',
+    blocks: 'all',
+  },
+  DMLOOP_TIMEOUT: {
+    found: 'did not happen in time',
+    why: 'Another process or udev is slow or stuck.',
+    remedy: 'Try again, with a larger `timeout` if the machine is slow.',
+    blocks: 'all',
+  },
+} as const satisfies Record<string, Rule>
+
+export type DmloopCode = keyof typeof POLICY
+
+/** Extent flags (linux/fiemap.h) that are judged, and the verdict on each; the first that fits wins. */
+export const EXTENT_FLAGS = {
+  DATA_ENCRYPTED: { bit: 0x80, code: 'DMLOOP_ENCRYPTED' },
+  DATA_INLINE: { bit: 0x200, code: 'DMLOOP_INLINE_DATA' },
+  DATA_TAIL: { bit: 0x400, code: 'DMLOOP_INLINE_DATA' },
+  DELALLOC: { bit: 0x4, code: 'DMLOOP_UNALLOCATED_EXTENT' },
+  UNKNOWN: { bit: 0x2, code: 'DMLOOP_UNALLOCATED_EXTENT' },
+  ENCODED: { bit: 0x8, code: 'DMLOOP_ENCODED_EXTENT' },
+  NOT_ALIGNED: { bit: 0x100, code: 'DMLOOP_UNALIGNED_EXTENT' },
+  SHARED: { bit: 0x2000, code: 'DMLOOP_SHARED_EXTENT' },
+  UNWRITTEN: { bit: 0x800, code: 'DMLOOP_UNWRITTEN_EXTENT' },
+} as const satisfies Record<string, { bit: number; code: DmloopCode }>
+
+/** LAST and MERGED say how the filesystem answered, not what the blocks are. */
+export const HARMLESS_EXTENT_FLAGS = 0x1 | 0x1000
+
+/** Attributes of a whole file, by where the kernel tells them. */
+export const FILE_ATTRIBUTES = [
+  // STATX_ATTR_* (statx(2), linux/stat.h)
+  { from: 'attributes', bit: 0x4, code: 'DMLOOP_ENCODED_EXTENT' },
+  { from: 'attributes', bit: 0x800, code: 'DMLOOP_ENCRYPTED' },
+  // FS_JOURNAL_DATA_FL (linux/fs.h)
+  { from: 'inodeFlags', bit: 0x4000, code: 'DMLOOP_DATA_JOURNALED' },
+  // FS_XFLAG_REALTIME (linux/fs.h)
+  { from: 'extendedFlags', bit: 0x1, code: 'DMLOOP_REALTIME_FILE' },
+] as const satisfies {
+  from: 'attributes' | 'inodeFlags' | 'extendedFlags'
+  bit: number
+  code: DmloopCode
+}[]
+
+/** Filesystems whose FIEMAP addresses were proven to be positions on their device. */
+export const KNOWN_FILESYSTEMS: ReadonlySet<string> = new Set(['ext2', 'ext3', 'ext4', 'xfs'])

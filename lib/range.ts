@@ -1,0 +1,67 @@
+// Which bytes of which file a device shows.
+import type { BackingFile } from './backing-file.js'
+import { problem, type Problem } from './errors.js'
+
+/** A run of one file's bytes. */
+export interface FileSlice {
+  file: BackingFile
+  /** Bytes from the start of this file. */
+  offset: number
+  /** Bytes. */
+  length: number
+}
+
+export interface Range {
+  /** The device's logical block size, in bytes. */
+  blockSize: number
+  /** The device's size, in bytes; 0 when there is a problem. */
+  size: number
+  slices: FileSlice[]
+  problems: Problem[]
+}
+
+/**
+ * The part of some files, laid end to end, that `offset` and `length` (bytes) name: by default all of
+ * them, less an incomplete logical block at the end.
+ */
+export function sliceFiles(
+  files: readonly BackingFile[],
+  request: { offset: number; length: number | undefined },
+): Range {
+  const blockSize = Math.max(512, ...files.map((file) => file.blockSize))
+  const total = files.reduce((sum, file) => sum + file.size, 0)
+  const { offset } = request
+  const length = request.length ?? Math.floor((total - offset) / blockSize) * blockSize
+  const file = files.length === 1 ? files[0]?.path : undefined
+  const refuse = (found: Problem): Range => ({ blockSize, size: 0, slices: [], problems: [found] })
+
+  if (total < blockSize) {
+    const detail = `has ${total} bytes, and a logical block has ${blockSize}`
+    return refuse(problem('DMLOOP_EMPTY_FILE', { file: file ?? files[0]?.path }, detail))
+  }
+  if (offset % blockSize !== 0 || length % blockSize !== 0) {
+    const detail = `offset ${offset} and length ${length} are not multiples of ${blockSize} bytes`
+    return refuse(problem('DMLOOP_UNALIGNED', { file, offset, length }, detail))
+  }
+  if (offset + length > total || length <= 0) {
+    const detail = `the range asked for reaches past the end, at ${total} bytes`
+    return refuse(problem('DMLOOP_OUT_OF_RANGE', { file, offset, length }, detail))
+  }
+
+  const slices: FileSlice[] = []
+  let start = 0
+  for (const each of files) {
+    const from = Math.max(offset - start, 0)
+    const to = Math.min(offset + length - start, each.size)
+    if (from < to) slices.push({ file: each, offset: from, length: to - from })
+    start += each.size
+  }
+  const ragged = slices.find((slice) => slice.offset % blockSize || slice.length % blockSize)
+  if (ragged) {
+    const detail =
+      `its ${ragged.file.size} bytes are not a multiple of ${blockSize}, ` +
+      'and another file would go on in the middle of a block'
+    return refuse(problem('DMLOOP_UNALIGNED', { file: ragged.file.path }, detail))
+  }
+  return { blockSize, size: length, slices, problems: [] }
+}

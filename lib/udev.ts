@@ -1,0 +1,86 @@
+// /dev/mapper/NAME: udev makes it where udev runs, and we do where it does not.
+import { lstat, mkdir, readFile, readlink, rm, stat } from 'node:fs/promises'
+import { basename, dirname } from 'node:path'
+import debug from 'debug'
+import { isSystemError } from './errors.js'
+import { native, result, type DmDevice } from './native.js'
+import { splitDevice } from './sysfs.js'
+import { poll, type Patience } from './wait.js'
+
+const log = debug('dmloop:udev')
+
+/** DM_UEVENT_GENERATED_FLAG (linux/dm-ioctl.h). */
+const UEVENT_GENERATED = 1 << 13
+
+export const nodePath = (name: string): string => `/dev/mapper/${name}`
+
+/**
+ * Whether udevd listens. Its socket's file outlives a killed udevd, so the kernel's list of bound
+ * sockets is asked, not the file.
+ */
+async function udevRuns(): Promise<boolean> {
+  const sockets = await readFile('/proc/net/unix', 'utf8').catch(() => '')
+  return sockets.includes(' /run/udev/control')
+}
+
+/**
+ * Runs an ioctl that makes udev act, and waits until udev's rules have run. The wait ends without an
+ * error when the time is over: whether the node is there is for the caller to see.
+ */
+export async function withUdev(
+  act: (cookie: number) => Promise<DmDevice>,
+  patience: Patience,
+): Promise<DmDevice> {
+  if (!(await udevRuns())) return act(0)
+  const { semaphore, value } = await result(native.createCookie())
+  try {
+    const device = await act(value)
+    if ((device.flags & UEVENT_GENERATED) !== 0) {
+      const done = await poll(
+        async () => ((await result(native.pendingEvents(semaphore))) === 0 ? true : undefined),
+        patience,
+      )
+      if (!done) log('udev did not finish with %s in %d ms', device.name, patience.timeout)
+    }
+    return device
+  } finally {
+    await result(native.destroyCookie(semaphore))
+  }
+}
+
+/** Whether a path leads to a device. */
+async function leadsTo(path: string, device: DmDevice): Promise<boolean> {
+  try {
+    const found = await stat(path)
+    const { major, minor } = splitDevice(found.rdev)
+    return found.isBlockDevice() && major === device.major && minor === device.minor
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT', 'ELOOP')) return false
+    throw error
+  }
+}
+
+/** Makes sure that /dev/mapper/NAME is this device; a left-over link or node is replaced. */
+export async function ensureNode(device: DmDevice): Promise<void> {
+  const path = nodePath(device.name)
+  if (await leadsTo(path, device)) return
+  await mkdir(dirname(path), { recursive: true })
+  await rm(path, { force: true })
+  await result(native.makeBlockNode(path, device.major, device.minor), path)
+  log('made %s', path)
+}
+
+/** Makes sure that /dev/mapper/NAME does not lead to a device that has been removed. */
+export async function removeNode(device: DmDevice): Promise<void> {
+  const path = nodePath(device.name)
+  const link = await lstat(path).catch((error: unknown) => {
+    if (isSystemError(error, 'ENOENT')) return undefined
+    throw error
+  })
+  if (!link) return
+  // Another mapping may have the name by now: only what still points to this device goes.
+  const stale = link.isSymbolicLink()
+    ? basename(await readlink(path)) === `dm-${device.minor}`
+    : await leadsTo(path, device)
+  if (stale) await rm(path, { force: true })
+}

@@ -1,0 +1,86 @@
+// Whether a file and its extents may be mapped: the policy applied to the facts.
+import type { BackingFile } from './backing-file.js'
+import { problem, type Problem } from './errors.js'
+import { ExtentTable } from './extents.js'
+import type { ExtentFacts } from './native.js'
+import {
+  EXTENT_FLAGS,
+  FILE_ATTRIBUTES,
+  HARMLESS_EXTENT_FLAGS,
+  KNOWN_FILESYSTEMS,
+  type DmloopCode,
+} from './policy.js'
+
+/** Verdicts on the file as a whole, before its extents are looked at. */
+export function judgeFile({ path, facts, filesystem }: BackingFile): Problem[] {
+  const problems: Problem[] = []
+  if (!KNOWN_FILESYSTEMS.has(filesystem.name)) {
+    const detail = `lies on ${filesystem.name}, whose block addresses are not known to be true`
+    problems.push(problem('DMLOOP_UNSUPPORTED_FILESYSTEM', { file: path }, detail))
+  }
+  for (const { from, bit, code } of FILE_ATTRIBUTES) {
+    if ((facts[from] & bit) !== 0) problems.push(problem(code, { file: path }))
+  }
+  if (filesystem.options.includes('data=journal')) {
+    problems.push(problem('DMLOOP_DATA_JOURNALED', { file: path }))
+  }
+  return problems
+}
+
+const flagProblem = (flags: number): DmloopCode | undefined => {
+  const known = Object.values(EXTENT_FLAGS).find(({ bit }) => (flags & bit) !== 0)
+  if (known) return known.code
+  // A flag that nobody here has heard of says something about the blocks that nobody here knows.
+  return (flags & ~HARMLESS_EXTENT_FLAGS) === 0 ? undefined : 'DMLOOP_UNALLOCATED_EXTENT'
+}
+
+/** Ranges with the same verdict, told as one problem: the first of them, and how many there are. */
+class Findings {
+  readonly #byCode = new Map<DmloopCode, { offset: number; length: number; count: number }>()
+
+  add(code: DmloopCode, offset: number, length: number): void {
+    const found = this.#byCode.get(code)
+    if (found) found.count++
+    else this.#byCode.set(code, { offset, length, count: 1 })
+  }
+
+  problems(file: string): Problem[] {
+    return [...this.#byCode].map(([code, { offset, length, count }]) => {
+      const found = problem(code, { file, offset, length })
+      if (count > 1) found.message += ` ${count} such ranges in all; the first is given.`
+      return found
+    })
+  }
+}
+
+/**
+ * Verdicts on the extents of one file. `holes: 'zero'` allows what reads as zeros. Costs nothing
+ * where nothing is wrong: the rows are looked at only if the sum of their flags asks for it.
+ */
+export function judgeExtents(
+  file: string,
+  extents: ExtentFacts,
+  { holes, blockSize }: { holes: 'reject' | 'zero'; blockSize: number },
+): Problem[] {
+  const findings = new Findings()
+  if (flagProblem(extents.flags) !== undefined) {
+    for (const { logical, length, flags } of new ExtentTable(extents.rows)) {
+      const code = flagProblem(flags)
+      if (code === undefined) continue
+      if (code === 'DMLOOP_UNWRITTEN_EXTENT' && holes === 'zero') continue
+      findings.add(code, logical, length)
+    }
+  }
+  if (extents.alignment % blockSize !== 0) {
+    for (const { logical, physical, length } of new ExtentTable(extents.rows)) {
+      const aligned = [logical, physical, length].every((bytes) => bytes % blockSize === 0)
+      if (!aligned) findings.add('DMLOOP_UNALIGNED_EXTENT', logical, length)
+    }
+  }
+  if (holes === 'reject') {
+    for (let row = 0; row < extents.holes.length; row += 2) {
+      findings.add('DMLOOP_HOLE', extents.holes[row] as number, extents.holes[row + 1] as number)
+    }
+  }
+  return findings.problems(file)
+}
