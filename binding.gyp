@@ -35,4 +35,19 @@
       ],
     },
   ],
+  'conditions': [
+    # A checkout builds the tests' helpers too.
+    ['strict==1', {
+      'targets': [
+        {
+          'target_name': 'fragment',
+          'type': 'executable',
+          'sources': ['test/tools/fragment.cc'],
+          'cflags': ['-Wall', '-Wextra', '-Wpedantic', '-Werror'],
+          'cflags_cc': ['-std=c++20'],
+          'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-exceptions'],
+        },
+      ],
+    }],
+  ],
 }

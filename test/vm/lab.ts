@@ -1,0 +1,147 @@
+// What tests in the guest kernel share: ram disks, hosts on device-mapper, files in many pieces.
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { createReadStream, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+
+if (process.env.DMLOOP_GUEST === undefined) {
+  throw new Error('this runs in the guest kernel only: npm run vm -- node out/test/vm/NAME.js')
+}
+
+// The guest is stopped from outside if it hangs; tap's own 30 s are too few for a slow machine.
+t.setTimeout(20 * 60_000)
+
+/** Runs a shell command; throws with what it printed when it fails. */
+export function sh(command: string, input?: string): string {
+  try {
+    return execFileSync('sh', ['-ec', command], {
+      encoding: 'utf8',
+      input: input ?? '',
+      stdio: ['pipe', 'pipe', 'pipe'],
+      maxBuffer: 1 << 28,
+    })
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: string; stderr: string }
+    throw new Error(`${command}\n${stdout}${stderr}`, { cause: error })
+  }
+}
+
+/** Numbers in [0, 1) that are the same in every run (mulberry32). */
+export function randomNumbers(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/** A whole number from 0 up to, not including, a limit. */
+export const below = (random: () => number, limit: number): number => Math.floor(random() * limit)
+
+const DISKS = ['1:0', '1:1']
+const diskSectors = Number(readFileSync('/sys/block/ram0/size', 'utf8'))
+
+/** A device-mapper table of one linear segment over the first disk, or over the second. */
+export const oneSegment = (disk = 0): string => `0 ${diskSectors} linear ${DISKS[disk]} 0\n`
+
+/**
+ * A table of several linear segments, taken in random pieces from both disks in turn and in no order;
+ * the seams are at any sector.
+ */
+export function manySegments(count: number, seed: number): string {
+  const random = randomNumbers(seed)
+  const each = Math.floor((diskSectors * 2) / count / 2)
+  const slots = Array.from({ length: count }, (_, index) => ({
+    disk: DISKS[index % 2],
+    offset: Math.floor(index / 2) * Math.floor(diskSectors / Math.ceil(count / 2)),
+  }))
+  slots.sort(() => random() - 0.5)
+  let start = 0
+  return slots
+    .map(({ disk, offset }) => {
+      const skip = below(random, 1000)
+      const length = Math.min(each - 2000, each - skip) - below(random, 1000)
+      const line = `${start} ${length} linear ${disk} ${offset + skip}\n`
+      start += length
+      return line
+    })
+    .join('')
+}
+
+export interface Host {
+  /** The device-mapper name of the device that the filesystem is on. */
+  name: string
+  /** Where it is mounted. */
+  path: string
+  /** Unmounts the filesystem and removes the device. */
+  remove(): void
+}
+
+/** A filesystem on a device-mapper device. */
+export function makeHost(
+  filesystem: string,
+  table: string,
+  { name = `host-${filesystem}`, mkfs = '', mount = '' } = {},
+): Host {
+  const path = `/tmp/${name}`
+  mkdirSync(path, { recursive: true })
+  sh(`dmsetup create ${name}`, table)
+  const device = `/dev/mapper/${name}`
+  sh(
+    `wipefs -aq ${device}; mkfs.${filesystem} ${mkfs} ${device} && mount ${mount} ${device} ${path}`,
+  )
+  return { name, path, remove: () => void sh(`umount ${path} && dmsetup remove --retry ${name}`) }
+}
+
+const FRAGMENT = fileURLToPath(new URL('../../../build/Release/fragment', import.meta.url))
+
+/** A file of random bytes in about so many extents. */
+export function fragmentedFile(path: string, bytes: number, extents: number, seed: number): void {
+  execFileSync(FRAGMENT, [path, String(bytes), String(extents), String(seed)], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+}
+
+/** A file of random bytes. */
+export function randomFile(path: string, bytes: number): void {
+  sh(`head -c ${bytes} /dev/urandom >${path} && sync ${path}`)
+}
+
+/** The SHA-256 of the first bytes of a file or device. */
+export async function sha256(path: string, bytes: number): Promise<string> {
+  const hash = createHash('sha256')
+  const stream = createReadStream(path, { end: bytes - 1, highWaterMark: 1 << 20 })
+  for await (const chunk of stream as AsyncIterable<Buffer>) hash.update(chunk)
+  return hash.digest('hex')
+}
+
+/** The names of all device-mapper devices. */
+export function deviceNames(): string[] {
+  const text = sh('dmsetup ls')
+  if (text.startsWith('No devices')) return []
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => line.split('\t')[0] ?? '')
+    .sort()
+}
+
+/** The cookies that nobody has destroyed. */
+export const leftCookies = (): string[] => sh('dmsetup udevcookies').trim().split('\n').slice(1)
+
+/** What of ours is left besides devices: records, and nodes without a device. */
+export function leftFiles(): string[] {
+  const records = readdirSync('/run/dmloop', { withFileTypes: true }).map(({ name }) => name)
+  const devices = new Set([...deviceNames(), 'control'])
+  return [...records, ...readdirSync('/dev/mapper').filter((name) => !devices.has(name))]
+}
+
+/** Everything of a file that a refused or undone mapping must leave as it was. */
+export function fileState(path: string): string {
+  const { size, mode, uid, gid, mtimeMs, nlink } = statSync(path)
+  const sum = sh(`sha256sum <${path}`)
+  return JSON.stringify({ size, mode, uid, gid, mtimeMs, nlink, flags: sh(`lsattr ${path}`), sum })
+}
