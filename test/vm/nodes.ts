@@ -1,0 +1,207 @@
+// Nodes, holders, names and races; run with udevd and without.
+import { execFile, spawn } from 'node:child_process'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import t, { type Test } from 'tap'
+import { listMappings, mapFile, openMapping, type DmloopError, type MappedDevice } from 'dmloop'
+import { deviceNames, leftCookies, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
+
+const ROUNDS = 200
+const host = makeHost('ext4', oneSegment(), { name: 'host' })
+const file = `${host.path}/image`
+randomFile(file, 1 << 20)
+
+const clean = (t: Test): void => {
+  t.strictSame(deviceNames(), ['host'], 'no device is left')
+  t.strictSame(leftFiles(), [], 'no record or node is left')
+  t.strictSame(leftCookies(), [], 'no cookie is left')
+}
+
+/** Reads a block, through a descriptor of its own. */
+function readable(path: string): boolean {
+  const device = openSync(path, 'r')
+  const count = readSync(device, Buffer.alloc(512))
+  closeSync(device)
+  return count === 512
+}
+
+const PEER = fileURLToPath(new URL('peer.js', import.meta.url))
+/** Another process does something with a mapping and says how it went. */
+const peer = async (...args: string[]): Promise<string> =>
+  (await promisify(execFile)(process.execPath, [PEER, ...args])).stdout.trim()
+
+await t.test(`${ROUNDS} times in a row the node is there and gone`, async (t) => {
+  let opened = 0
+  let gone = 0
+  for (let round = 0; round < ROUNDS; round++) {
+    const device = await mapFile(file, { name: 'round' })
+    if (readable('/dev/mapper/round')) opened++
+    await device.unmap()
+    if (!existsSync('/dev/mapper/round')) gone++
+  }
+  t.equal(opened, ROUNDS, 'it opened the moment mapFile resolved')
+  t.equal(gone, ROUNDS, 'it was gone when unmap resolved')
+  clean(t)
+})
+
+await t.test('a device that is held open', async (t) => {
+  const device = await mapFile(file)
+  const holder = openSync(device.path, 'r')
+  const start = performance.now()
+  const error = await device.unmap({ timeout: 700 }).catch((error: unknown) => error as DmloopError)
+  const took = performance.now() - start
+  t.match(error, { code: 'DMLOOP_STILL_OPEN', cause: { code: 'EBUSY', syscall: 'DM_DEV_REMOVE' } })
+  t.match(String(error), new RegExp(`process ${process.pid} `), 'the holder is named')
+  t.ok(took >= 700 && took < 3000, `inside its timeout: ${took.toFixed()} ms`)
+  t.ok(readable(device.path), 'the device is as it was')
+  t.strictSame(await device.verify(), { ok: true, problems: [] })
+
+  await device.unmap({ deferred: true })
+  t.strictSame(deviceNames(), ['host', 'image'], 'deferred: there while it is open')
+  await t.rejects(mapFile(file, { name: 'other' }), { code: 'DMLOOP_ALREADY_MAPPED' })
+  closeSync(holder)
+  for (let wait = 0; wait < 100 && deviceNames().length > 1; wait++) sh('sleep 0.05')
+  t.strictSame(deviceNames(), ['host'], 'and gone when it is closed')
+  t.ok(!existsSync(device.path) || !readable(device.path), 'nor does its node open')
+
+  const again = await mapFile(file)
+  await again.unmap()
+  clean(t)
+})
+
+await t.test('mounted, swapped on, mapped upon: the holder is named', async (t) => {
+  const device = await mapFile(file)
+  sh(`mkfs.ext4 -q ${device.path}; mkdir -p /tmp/inner; mount ${device.path} /tmp/inner`)
+  await t.rejects(device.unmap({ timeout: 100 }), { message: /the mount \/tmp\/inner/ })
+  sh('umount /tmp/inner; dmsetup create above', `0 2048 linear ${device.path} 0`)
+  await t.rejects(device.unmap({ timeout: 100 }), { message: /the device dm-\d/ })
+  sh('dmsetup remove --retry above')
+  await device.unmap()
+  clean(t)
+})
+
+await t.test('one file, one mapping', async (t) => {
+  const device = await mapFile(file)
+  sh(`ln ${file} ${host.path}/hard-link; ln -s image ${host.path}/soft-link`)
+  for (const path of [file, `${host.path}/hard-link`, `${host.path}/soft-link`]) {
+    await t.rejects(mapFile(path, { name: 'twin' }), { code: 'DMLOOP_ALREADY_MAPPED' }, path)
+  }
+  await device.unmap()
+
+  for (let round = 0; round < 5; round++) {
+    const outcomes = await Promise.all([
+      peer('map', file, 'first'),
+      peer('map', file, 'second'),
+      peer('map', `${host.path}/hard-link`, 'third'),
+    ])
+    t.strictSame(
+      outcomes.map((outcome) => outcome.replace(/^mapped .*/, 'mapped')).sort(),
+      ['DMLOOP_ALREADY_MAPPED', 'DMLOOP_ALREADY_MAPPED', 'mapped'],
+      'of three processes one wins',
+    )
+    const [winner] = await listMappings()
+    await winner?.unmap()
+  }
+  const settled = await Promise.allSettled([mapFile(file), mapFile(file), mapFile(file)])
+  t.equal(settled.filter((each) => each.status === 'fulfilled').length, 1, 'and of three calls one')
+  await (await openMapping(file)).unmap()
+  sh(`rm ${host.path}/hard-link ${host.path}/soft-link`)
+  clean(t)
+})
+
+await t.test('any process can find and unmap it', async (t) => {
+  t.equal(await peer('map', file, 'theirs'), 'mapped /dev/mapper/theirs')
+  const number = statSync('/dev/mapper/theirs').rdev & 0xff
+  for (const name of ['theirs', '/dev/mapper/theirs', `/dev/dm-${number}`, file]) {
+    const found = await openMapping(name)
+    t.match(
+      found,
+      { name: 'theirs', path: '/dev/mapper/theirs', size: 1 << 20, files: [file] },
+      name,
+    )
+  }
+  const [listed] = await listMappings()
+  t.match(listed, { name: 'theirs', readOnly: false, segmentCount: 1, backend: 'linear' })
+  t.strictSame(await listed?.verify(), { ok: true, problems: [] })
+  await listed?.unmap()
+  t.strictSame(await listMappings(), [])
+
+  const ours = await mapFile(file, { name: 'ours' })
+  t.equal(await peer('unmap', 'ours'), 'unmapped')
+  await ours.unmap()
+  t.equal(await peer('map', file, 'ours'), 'mapped /dev/mapper/ours')
+  await ours.unmap()
+  t.strictSame(deviceNames(), ['host', 'ours'], 'an old object does not touch a new mapping')
+  t.equal(await peer('unmap', 'ours'), 'unmapped')
+
+  await t.rejects(openMapping('host'), { code: 'ENXIO', syscall: 'DM_DEV_STATUS' }, 'not ours')
+  await t.rejects(openMapping('nothing'), { code: 'ENXIO' })
+  await t.rejects(openMapping('/dev/mapper/nothing'), { code: 'ENOENT' })
+  await t.rejects(openMapping(file), { code: 'ENXIO' })
+  clean(t)
+})
+
+await t.test('a process that is killed leaves nothing that is in the way', async (t) => {
+  for (const pause of [0, 20, 40, 60, 80, 100, 150, 200]) {
+    const child = spawn(process.execPath, [PEER, 'loop', file, 'victim'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    await new Promise((resolve) => child.stdout.once('data', resolve))
+    sh(`sleep 0.${String(pause).padStart(3, '0')}`)
+    child.kill('SIGKILL')
+    await new Promise((resolve) => child.once('exit', resolve))
+    for (const left of await listMappings()) await left.unmap()
+    const device = await mapFile(file, { name: 'victim' })
+    t.ok(readable(device.path), `killed after ${pause} ms`)
+    await device.unmap()
+  }
+  // A cookie dies with its semaphore, which a killed process cannot remove.
+  sh('dmsetup udevcomplete_all -y')
+  clean(t)
+})
+
+await t.test('left-over nodes', async (t) => {
+  mkdirSync('/dev/mapper', { recursive: true })
+  symlinkSync('../nothing', '/dev/mapper/image')
+  const device = await mapFile(file)
+  t.ok(readable(device.path), 'a dangling link is replaced')
+  await device.unmap()
+  sh('mknod /dev/mapper/image b 1 1')
+  const again = await mapFile(file)
+  t.equal(sh(`blockdev --getsize64 ${again.path}`), `${1 << 20}\n`, 'a node of another device too')
+  await again.unmap()
+  clean(t)
+})
+
+await t.test('aborted', async (t) => {
+  const reason = new Error('no longer wanted')
+  await t.rejects(mapFile(file, { signal: AbortSignal.abort(reason) }), reason)
+  for (const pause of [1, 5, 10, 20, 40, 80]) {
+    const abort = new AbortController()
+    const timer = setTimeout(() => abort.abort(reason), pause)
+    const outcome = await mapFile(file, { signal: abort.signal }).catch((error: unknown) => error)
+    clearTimeout(timer)
+    if (outcome === reason) t.pass(`after ${pause} ms`)
+    else await (outcome as MappedDevice).unmap()
+    clean(t)
+  }
+  const device = await mapFile(file)
+  const holder = openSync(device.path, 'r')
+  const signal = AbortSignal.timeout(100)
+  await t.rejects(device.unmap({ signal }), { name: 'TimeoutError' })
+  closeSync(holder)
+  await device[Symbol.asyncDispose]()
+  await device.unmap()
+  clean(t)
+})
+
+host.remove()
