@@ -15,8 +15,16 @@ export default tseslint.config(
       '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true }],
       // A void arrow function as a one-line callback is clear as it is.
       '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
-      // `await using` binds what only has to be disposed of.
-      '@typescript-eslint/no-unused-vars': ['error', { varsIgnorePattern: '^claim$' }],
+      // `_` takes what is left out of an object.
+      '@typescript-eslint/no-unused-vars': [
+        'error',
+        {
+          varsIgnorePattern: '^_$',
+          argsIgnorePattern: '^_$',
+          destructuredArrayIgnorePattern: '^_$',
+          ignoreRestSiblings: true,
+        },
+      ],
       '@typescript-eslint/switch-exhaustiveness-check': 'error',
     },
   },

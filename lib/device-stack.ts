@@ -2,7 +2,7 @@
 import debug from 'debug'
 import { isSystemError, problem, type Problem } from './errors.js'
 import { native, result, type DmTable, type Layer } from './native.js'
-import { SegmentTable } from './segments.js'
+import { sameNumbers } from './segments.js'
 import { kernelName, mapperName, parseDevice } from './sysfs.js'
 
 const log = debug('dmloop:device-stack')
@@ -23,63 +23,78 @@ async function tableOf(device: string): Promise<DmTable | undefined> {
   return result(native.dmTable(parseDevice(device), false), device)
 }
 
+/** The layers beneath a filesystem's device that only translate addresses, and where they end. */
+export interface DeviceStack {
+  /** One layer a device, level by level; the first level is that of the filesystem's device. */
+  levels: Layer[][]
+  /** The devices below the last level, as "major:minor". */
+  devices: string[]
+}
+
 /** A layer that leaves a device's addresses as they are. */
 const identity = (number: number): Layer => ({
   rows: Float64Array.of(0, Number.MAX_SAFE_INTEGER, 0, 0),
   devices: [number],
 })
 
-/**
- * Takes segments down one layer, wherever the device beneath is a translation. Undefined when none is.
- */
-async function descend(segments: SegmentTable): Promise<SegmentTable | undefined> {
-  const lower: string[] = []
+/** The level of some devices; undefined when none of them is a translation. */
+async function levelBeneath(
+  devices: readonly string[],
+): Promise<{ level: Layer[]; below: string[] } | undefined> {
+  const below: string[] = []
   const numberOf = (device: string): number => {
-    const found = lower.indexOf(device)
-    return found === -1 ? lower.push(device) - 1 : found
+    const found = below.indexOf(device)
+    return found === -1 ? below.push(device) - 1 : found
   }
-  const layers: Layer[] = []
+  const level: Layer[] = []
   let translated = false
-  for (const device of segments.devices) {
+  for (const device of devices) {
     const table = await tableOf(device)
     if (table && isTranslation(table)) {
       translated = true
-      layers.push({ rows: table.rows, devices: table.devices.map(numberOf) })
+      level.push({ rows: table.rows, devices: table.devices.map(numberOf) })
     } else {
-      layers.push(identity(numberOf(device)))
+      level.push(identity(numberOf(device)))
     }
   }
-  if (!translated) return undefined
-  const { rows, devices } = await result(native.translate(segments.packed, layers))
-  return new SegmentTable(
-    rows,
-    devices.map((number) => lower[number] as string),
-  )
+  return translated ? { level, below } : undefined
 }
 
 /**
- * Segments on the filesystem's device, taken down through every layer that only translates. At least
- * one such layer must lie between, because the filesystem holds the device that it is mounted on:
- * only what is beneath that is device-mapper's to share (FACTS section 2).
+ * Looks down from a filesystem's device through every layer that only translates. At least one such
+ * layer must be there, because the filesystem holds the device that it is mounted on: only what is
+ * beneath that is device-mapper's to share (FACTS section 2).
  */
-export async function takeDown(
-  segments: SegmentTable,
-  filesystem: { device: string; file: string },
-): Promise<SegmentTable | Problem> {
-  const { device, file } = filesystem
+export async function readStack(device: string, file: string): Promise<DeviceStack | Problem> {
   try {
-    let lower = await descend(segments)
-    if (lower === undefined) return await notBeneath(device, file)
-    for (let next: typeof lower | undefined = lower; next !== undefined;) {
-      lower = next
-      next = await descend(lower)
+    const levels: Layer[][] = []
+    let devices = [device]
+    for (;;) {
+      const next = await levelBeneath(devices)
+      if (!next) break
+      levels.push(next.level)
+      devices = next.below
     }
-    log('%s: %d segments on %o', device, lower.length, lower.devices)
-    return lower
+    if (levels.length === 0) return await notBeneath(device, file)
+    log('%s: %d levels down to %o', device, levels.length, devices)
+    return { levels, devices }
   } catch (error) {
     if (!isUnreachable(error)) throw error
     return noDeviceMapper(error, file)
   }
+}
+
+/** Whether two looks found the same. */
+export function sameStack(a: DeviceStack, b: DeviceStack): boolean {
+  const text = (stack: DeviceStack): string =>
+    JSON.stringify([
+      stack.devices,
+      stack.levels.map((level) => level.map(({ devices }) => devices)),
+    ])
+  const rows = (stack: DeviceStack): Float64Array[] =>
+    stack.levels.flatMap((level) => level.map((layer) => layer.rows))
+  const others = rows(b)
+  return text(a) === text(b) && rows(a).every((each, index) => sameNumbers(each, others[index]))
 }
 
 /** Why nothing beneath a device can be mapped. */

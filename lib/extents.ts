@@ -51,4 +51,19 @@ export class ExtentTable implements Iterable<Extent> {
   toJSON(): Extent[] {
     return [...this]
   }
+
+  /** Extents of files laid end to end, each packed and counted from the start of its file. */
+  static concat(parts: readonly { extents: Float64Array; fileSize: number }[]): ExtentTable {
+    const packed = new Float64Array(parts.reduce((sum, { extents }) => sum + extents.length, 0))
+    let row = 0
+    let start = 0
+    for (const { extents, fileSize } of parts) {
+      packed.set(extents, row)
+      for (const end = row + extents.length; row < end; row += COLUMNS) {
+        packed[row] = (packed[row] as number) + start
+      }
+      start += fileSize
+    }
+    return new ExtentTable(packed)
+  }
 }

@@ -14,7 +14,7 @@ import {
 import { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
 import { parseMapOptions, type MapOptions, type MapRequest } from './options.js'
-import { planBackingFiles, proveUnchanged } from './plan-file.js'
+import { drawPlan, proveUnchanged } from './plan-file.js'
 import type { Plan } from './plan.js'
 import { Undo } from './undo.js'
 import type { Patience } from './wait.js'
@@ -45,7 +45,8 @@ export async function mapFile(
   await clearRemains(files.list, request)
 
   await files.sync()
-  const plan = await planBackingFiles(files.list, request)
+  const drawn = await drawPlan(files.list, request)
+  const { plan } = drawn
   plan.assertMappable()
   request.signal?.throwIfAborted()
 
@@ -59,7 +60,7 @@ export async function mapFile(
     const record = recordOf(files.list, plan, request)
     await claim.write(record)
     await loadTable(device, plan.segments, plan.readOnly)
-    await proveUnchanged(files.list, request, plan)
+    await proveUnchanged(drawn)
     request.signal?.throwIfAborted()
     const live = await resumeDevice(device, request)
     log(

@@ -13,7 +13,7 @@ import { isSystemError, problem, systemError, verdict, type Problem } from './er
 import { native, result, type DmDevice } from './native.js'
 import { identityOf } from './names.js'
 import { DEFAULT_TIMEOUT, parseUnmapOptions, type UnmapOptions } from './options.js'
-import { planBackingFiles, proveUnchanged } from './plan-file.js'
+import { drawPlan, proveUnchanged } from './plan-file.js'
 import type { Plan } from './plan.js'
 import { SECTOR } from './segments.js'
 import { deviceName, deviceSize } from './sysfs.js'
@@ -107,7 +107,7 @@ export class MappedDevice implements AsyncDisposable {
   async #planAgain(): Promise<Plan> {
     const record = this.#known()
     await using files = await this.#openFiles(record)
-    return await planBackingFiles(files.list, record)
+    return (await drawPlan(files.list, record)).plan
   }
 
   #known(): MappingRecord {
@@ -136,8 +136,8 @@ export class MappedDevice implements AsyncDisposable {
     await using claim = await Claim.take(record.identities, patience)
     await using files = await this.#openFiles(record)
     await files.sync()
-    const whole = { ...record, length: undefined }
-    const plan = await planBackingFiles(files.list, whole)
+    const drawn = await drawPlan(files.list, { ...record, length: undefined })
+    const { plan } = drawn
     plan.assertMappable()
 
     const live = await liveTable(this.#device)
@@ -150,7 +150,7 @@ export class MappedDevice implements AsyncDisposable {
     const grown = { ...record, length: plan.size }
     try {
       await loadTable(this.#device, plan.segments, this.readOnly)
-      await proveUnchanged(files.list, whole, plan)
+      await proveUnchanged(drawn)
       await claim.write(grown)
       this.#device = await resumeDevice(this.#device, patience)
     } catch (error) {

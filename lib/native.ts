@@ -54,7 +54,7 @@ export interface DmTable {
 /** How an ioctl finds its device. */
 export type DmTarget = { name: string } | { uuid: string } | { major: number; minor: number }
 
-/** The table of one device under translation: its device `n` is the result's device `devices[n]`. */
+/** The table of a device on one level: its device `n` is number `devices[n]` of the level below. */
 export interface Layer {
   rows: Float64Array
   devices: number[]
@@ -65,17 +65,15 @@ type Call<A extends unknown[], T> = (...args: A) => Promise<Settled<T>>
 
 interface Addon {
   walkExtents: Call<[fd: number, offset: number, length: number], ExtentFacts>
+  /** The first byte that lies elsewhere than in an earlier walk's rows; -1 when there is none. */
+  findMovedByte: Call<[fd: number, offset: number, length: number, rows: Float64Array], number>
   inspect: Call<[fd: number], FileFacts>
   tryLock: Call<[fd: number], void>
   dropCache: Call<[fd: number], void>
   makeBlockNode: Call<[path: string, major: number, minor: number], void>
-  segmentsOfExtents: Call<
-    [extents: Float64Array, offset: number, sectors: number, zeroFlags: number],
-    Float64Array
-  >
-  /** The devices of the result are numbers of the layers' `devices`, in order of appearance. */
-  translate: Call<
-    [segments: Float64Array, layers: Layer[]],
+  /** Extents on the devices at the bottom, numbered as the last level numbers them. */
+  layOut: Call<
+    [extents: Float64Array, offset: number, sectors: number, zeroFlags: number, levels: Layer[][]],
     { rows: Float64Array; devices: number[] }
   >
   dmVersion: Call<[], string>

@@ -1,6 +1,6 @@
 import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
-import { takeDown } from './device-stack.js'
+import { readStack, sameStack, type DeviceStack } from './device-stack.js'
 import { DmloopError, problem, verdict, type Problem } from './errors.js'
 import { ExtentTable } from './extents.js'
 import { native, result } from './native.js'
@@ -28,7 +28,7 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
   const request = parsePlanOptions(file, options)
   try {
     await using files = await BackingFiles.open(request.files)
-    return await planBackingFiles(files.list, request)
+    return (await drawPlan(files.list, request)).plan
   } catch (error) {
     if (!(error instanceof DmloopError)) throw error
     return new Plan({
@@ -45,60 +45,38 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
 /** What of the files is planned, and for which kind of device. */
 type PlanBasis = Pick<PlanRequest, 'offset' | 'length' | 'readOnly' | 'holes'>
 
+/** A plan with what it rests on, which proveUnchanged looks at again. */
+export interface DrawnPlan {
+  plan: Plan
+  parts: SlicePlan[]
+}
+
 /** The plan for files that are open already. */
-export async function planBackingFiles(
+export async function drawPlan(
   files: readonly BackingFile[],
   request: PlanBasis,
-): Promise<Plan> {
+): Promise<DrawnPlan> {
   const range = sliceFiles(files, request)
   const parts = []
   for (const slice of range.slices) {
     parts.push(await planSlice(slice, { holes: request.holes, blockSize: range.blockSize }))
   }
   const problems = [...range.problems, ...parts.flatMap((part) => part.problems)]
-  const segments =
-    problems.length > 0
-      ? new SegmentTable()
-      : SegmentTable.concat(parts.map((part) => part.segments))
+  const segments = problems.length > 0 ? new SegmentTable() : joinSegments(parts)
   if (segments.length > MAX_SEGMENTS) {
     const detail = `is in ${segments.length} pieces, and a table has at most ${MAX_SEGMENTS}`
     problems.push(problem('DMLOOP_TOO_MANY_SEGMENTS', { file: files[0]?.path }, detail))
   }
-  log(
-    '%o: %d segments, %d problems',
-    files.map((file) => file.path),
-    segments.length,
-    problems.length,
-  )
-  return new Plan({
+  log('%d segments, %d problems', segments.length, problems.length)
+  const plan = new Plan({
     problems,
     size: range.size,
     readOnly: request.readOnly,
     files: files.map(plannedFile),
-    extents: joinExtents(
-      range.slices,
-      parts.map((part) => part.extents),
-    ),
+    extents: joinExtents(parts),
     segments,
   })
-}
-
-/**
- * The file may have changed between the reading of its extents and the table: the extents are read
- * again, and the table must come out the same. Rejects with DMLOOP_FILE_CHANGED otherwise.
- */
-export async function proveUnchanged(
-  files: readonly BackingFile[],
-  request: PlanBasis,
-  plan: Plan,
-): Promise<void> {
-  const again = await planBackingFiles(files, request)
-  if (again.problems.length === 0 && again.segments.equals(plan.segments)) return
-  throw verdict(
-    'DMLOOP_FILE_CHANGED',
-    { file: files[0]?.path },
-    'changed while it was being mapped',
-  )
+  return { plan, parts }
 }
 
 const plannedFile = (file: BackingFile): PlannedFile => ({
@@ -109,57 +87,83 @@ const plannedFile = (file: BackingFile): PlannedFile => ({
   blockSize: file.blockSize,
 })
 
+/** The plan for a part of one file. */
 interface SlicePlan {
+  slice: FileSlice
   problems: Problem[]
   extents: Float64Array
+  stack: DeviceStack | undefined
   segments: SegmentTable
 }
 
 /** Extents, verdict, device stack and segments of one file. */
 async function planSlice(
-  { file, offset, length }: FileSlice,
+  slice: FileSlice,
   options: { holes: 'reject' | 'zero'; blockSize: number },
 ): Promise<SlicePlan> {
+  const { file, offset, length } = slice
   const problems = judgeFile(file)
-  const none = { extents: new Float64Array(), segments: new SegmentTable() }
+  const part: SlicePlan = {
+    slice,
+    problems,
+    extents: new Float64Array(),
+    stack: undefined,
+    segments: new SegmentTable(),
+  }
   // Where the filesystem is not known, neither are its answers: they are not even asked for.
-  if (problems.length > 0) return { problems, ...none }
+  if (problems.length > 0) return part
 
   const facts = await result(native.walkExtents(file.handle.fd, offset, length), file.path)
+  part.extents = facts.rows
   problems.push(...judgeExtents(file.path, facts, options))
-  const plan = { problems, extents: facts.rows, segments: none.segments }
 
-  // With a problem among the extents there is no table, but the devices still have their say.
-  const mappable = problems.length === 0
-  const zeroFlags = options.holes === 'zero' ? EXTENT_FLAGS.UNWRITTEN.bit : 0
-  const rows = mappable
-    ? await result(
-        native.segmentsOfExtents(facts.rows, offset, length / SECTOR, zeroFlags),
-        file.path,
-      )
-    : new Float64Array()
-  const taken = await takeDown(new SegmentTable(rows, [file.device]), {
-    device: file.device,
-    file: file.path,
-  })
-  if (taken instanceof SegmentTable) plan.segments = taken
-  else problems.push(taken)
-  return plan
+  const stack = await readStack(file.device, file.path)
+  if ('code' in stack) problems.push(stack)
+  else part.stack = stack
+  if (part.stack && problems.length === 0) {
+    const { levels, devices } = part.stack
+    const zeroFlags = options.holes === 'zero' ? EXTENT_FLAGS.UNWRITTEN.bit : 0
+    const laid = await result(
+      native.layOut(facts.rows, offset, length / SECTOR, zeroFlags, levels),
+      file.path,
+    )
+    const names = laid.devices.map((number) => devices[number] as string)
+    part.segments = new SegmentTable(laid.rows, names)
+  }
+  return part
 }
 
-/** The extents of all slices, counted from the start of the first file. */
-function joinExtents(slices: readonly FileSlice[], extents: readonly Float64Array[]): ExtentTable {
-  const [only] = extents
-  if (only !== undefined && extents.length === 1) return new ExtentTable(only)
-  const packed = new Float64Array(extents.reduce((sum, rows) => sum + rows.length, 0))
-  let start = 0
-  let row = 0
-  extents.forEach((rows, index) => {
-    packed.set(rows, row)
-    for (const end = row + rows.length; row < end; row += 4) {
-      packed[row] = (packed[row] as number) + start
+/**
+ * The file may have changed between the reading of its extents and now: they are read again, and the
+ * devices beneath are looked at again. Rejects with DMLOOP_FILE_CHANGED unless all is as it was.
+ */
+export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
+  for (const { slice, extents, stack } of parts) {
+    const { file, offset, length } = slice
+    const moved = await result(
+      native.findMovedByte(file.handle.fd, offset, length, extents),
+      file.path,
+    )
+    if (moved >= 0) {
+      const range = { file: file.path, offset: moved, length: file.blockSize }
+      throw verdict('DMLOOP_FILE_CHANGED', range, 'changed while it was being mapped')
     }
-    start += slices[index]?.file.size ?? 0
-  })
-  return new ExtentTable(packed)
+    const again = await readStack(file.device, file.path)
+    if (!stack || 'code' in again || !sameStack(stack, again)) {
+      const detail = 'the devices beneath changed while it was being mapped'
+      throw verdict('DMLOOP_FILE_CHANGED', { file: file.path }, detail)
+    }
+  }
+}
+
+const joinSegments = (parts: readonly SlicePlan[]): SegmentTable =>
+  SegmentTable.concat(parts.map((part) => part.segments))
+
+/** The extents of all parts, counted from the start of the first file. */
+function joinExtents(parts: readonly SlicePlan[]): ExtentTable {
+  const [only] = parts
+  if (only && parts.length === 1) return new ExtentTable(only.extents)
+  return ExtentTable.concat(
+    parts.map(({ extents, slice }) => ({ extents, fileSize: slice.file.size })),
+  )
 }

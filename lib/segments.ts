@@ -17,6 +17,13 @@ export const SECTOR = 512
 
 const COLUMNS = 4
 
+/** Whether two arrays hold the same bytes. */
+export function sameNumbers(a: Float64Array, b: Float64Array | undefined): boolean {
+  const bytes = ({ buffer, byteOffset, byteLength }: Float64Array): Buffer =>
+    Buffer.from(buffer, byteOffset, byteLength)
+  return b !== undefined && bytes(a).equals(bytes(b))
+}
+
 /** Segments in the order of the device, kept as numbers and made into objects one at a time. */
 export class SegmentTable implements Iterable<Segment> {
   /** Four numbers a segment: start, length, index into `devices` or -1 for zero, offset. */
@@ -87,12 +94,10 @@ export class SegmentTable implements Iterable<Segment> {
 
   /** Whether both are the same table; no slower than comparing their memory. */
   equals(other: SegmentTable): boolean {
-    const bytes = ({ packed }: SegmentTable): Buffer =>
-      Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength)
     return (
       this.devices.length === other.devices.length &&
       this.devices.every((device, index) => device === other.devices[index]) &&
-      bytes(this).equals(bytes(other))
+      sameNumbers(this.packed, other.packed)
     )
   }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +14,7 @@
 #include "extent_walk.h"
 #include "file_facts.h"
 #include "files.h"
+#include "packed_rows.h"
 #include "promise_worker.h"
 #include "segments.h"
 #include "udev_cookie.h"
@@ -63,12 +65,11 @@ class PackedNumbers {
   Napi::ObjectReference reference_;
 };
 
-Napi::Value PackedArray(Napi::Env env, std::vector<double>& rows) {
+Napi::Value PackedArray(Napi::Env env, PackedRows& rows) {
   const size_t count = rows.size();
-  auto* owned = new std::vector<double>(std::move(rows));  // Deleted by the finalizer.
-  auto buffer = Napi::ArrayBuffer::New(
-      env, owned->data(), count * sizeof(double),
-      [](Napi::Env, void*, std::vector<double>* hint) { delete hint; }, owned);
+  if (count == 0) return Napi::Float64Array::New(env, 0);
+  auto buffer = Napi::ArrayBuffer::New(env, rows.Release(), count * sizeof(double),
+                                       [](Napi::Env, void* data) { std::free(data); });
   return Napi::Float64Array::New(env, count, buffer, 0);
 }
 
@@ -84,19 +85,6 @@ std::optional<std::vector<std::string>> StringsFrom(const Napi::Value& value) {
   return strings;
 }
 
-// Whole sectors, in order, on devices that exist: checked once where the numbers come in.
-bool ValidSegments(std::span<const double> rows, size_t device_count) {
-  if (rows.size() % kSegmentColumns != 0) return false;
-  for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
-    const double device = rows[i + 2];
-    if (!(device >= kZeroTarget && device < static_cast<double>(device_count))) return false;
-    for (const size_t column : {i, i + 1, i + 3}) {
-      if (!(rows[column] >= 0 && rows[column] <= kMaxSafeInteger)) return false;
-    }
-  }
-  return true;
-}
-
 Napi::Value Strings(Napi::Env env, const std::vector<std::string>& strings) {
   Napi::Array array = Napi::Array::New(env, strings.size());
   for (uint32_t i = 0; i < strings.size(); i++) array.Set(i, strings[i]);
@@ -104,8 +92,6 @@ Napi::Value Strings(Napi::Env env, const std::vector<std::string>& strings) {
 }
 
 Napi::Value Undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
-
-Napi::Value RowsValue(Napi::Env env, std::vector<double>& rows) { return PackedArray(env, rows); }
 
 Napi::Object DeviceObject(Napi::Env env, const dm::Device& device) {
   Napi::Object object = Napi::Object::New(env);
@@ -160,6 +146,25 @@ Napi::Value WalkExtentsJs(const Napi::CallbackInfo& info) {
       });
 }
 
+// The first byte that has moved, or -1.
+Napi::Value FindMovedByteJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  const auto offset = SafeInteger(info[1]);
+  const auto length = SafeInteger(info[2]);
+  auto rows = PackedNumbers::From(info[3]);
+  if (!fd || !offset || !length || !rows) {
+    return Reject(info.Env(), "findMovedByte(fd, offset, length, rows)");
+  }
+  return PromiseWorker<std::optional<uint64_t>>::Run(
+      info.Env(),
+      [fd = static_cast<int>(*fd), offset = *offset, length = *length, rows] {
+        return FindMovedByte(fd, offset, length, rows->rows());
+      },
+      [](Napi::Env env, std::optional<uint64_t>& moved) -> Napi::Value {
+        return Napi::Number::New(env, moved ? static_cast<double>(*moved) : -1);
+      });
+}
+
 Napi::Value InspectJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
   if (!fd) return Reject(info.Env(), "inspect(fd)");
@@ -210,28 +215,13 @@ Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
 
 // --- segments ---------------------------------------------------------------------------------
 
-Napi::Value SegmentsOfExtentsJs(const Napi::CallbackInfo& info) {
-  auto extents = PackedNumbers::From(info[0]);
-  const auto offset = SafeInteger(info[1]);
-  const auto length = SafeInteger(info[2]);
-  const auto zero_flags = SafeInteger(info[3]);
-  if (!extents || !offset || !length || !zero_flags) {
-    return Reject(info.Env(), "segmentsOfExtents(extents, offset, length, zeroFlags)");
-  }
-  return PromiseWorker<std::vector<double>>::Run(
-      info.Env(),
-      [extents, offset = *offset, length = *length, flags = static_cast<uint32_t>(*zero_flags)] {
-        return SegmentsOfExtents(extents->rows(), offset, length, flags);
-      },
-      RowsValue);
-}
-
 struct PackedLayer {
   std::shared_ptr<PackedNumbers> rows;
   std::vector<int32_t> devices;
 };
+using PackedLevel = std::vector<PackedLayer>;
 
-// { rows, devices: number[] }, every device number of the rows having one in `devices`.
+// { rows, devices: number[] }: each device number of the rows has one in `devices`.
 std::optional<PackedLayer> LayerFrom(const Napi::Value& value) {
   if (!value.IsObject()) return std::nullopt;
   const auto object = value.As<Napi::Object>();
@@ -244,30 +234,56 @@ std::optional<PackedLayer> LayerFrom(const Napi::Value& value) {
     if (!number) return std::nullopt;
     layer.devices.push_back(static_cast<int32_t>(*number));
   }
-  if (!ValidSegments(layer.rows->rows(), layer.devices.size())) return std::nullopt;
   return layer;
 }
 
-Napi::Value TranslateJs(const Napi::CallbackInfo& info) {
-  const char* usage = "translate(segments, layers: { rows, devices }[])";
-  auto segments = PackedNumbers::From(info[0]);
-  if (!segments || !info[1].IsArray()) return Reject(info.Env(), usage);
-  const auto list = info[1].As<Napi::Array>();
-  std::vector<PackedLayer> layers;
+std::optional<std::vector<PackedLevel>> LevelsFrom(const Napi::Value& value) {
+  if (!value.IsArray()) return std::nullopt;
+  const auto list = value.As<Napi::Array>();
+  std::vector<PackedLevel> levels;
   for (uint32_t i = 0; i < list.Length(); i++) {
-    auto layer = LayerFrom(list.Get(i));
-    if (!layer) return Reject(info.Env(), usage);
-    layers.push_back(std::move(*layer));
+    const Napi::Value item = list.Get(i);
+    if (!item.IsArray()) return std::nullopt;
+    const auto layers = item.As<Napi::Array>();
+    PackedLevel level;
+    for (uint32_t j = 0; j < layers.Length(); j++) {
+      auto layer = LayerFrom(layers.Get(j));
+      if (!layer) return std::nullopt;
+      level.push_back(std::move(*layer));
+    }
+    levels.push_back(std::move(level));
   }
-  if (!ValidSegments(segments->rows(), layers.size())) return Reject(info.Env(), usage);
+  return levels;
+}
+
+Result<Translation> LayOutPacked(std::span<const double> extents, uint64_t offset, uint64_t length,
+                                 uint32_t zero_flags, const std::vector<PackedLevel>& packed) {
+  std::vector<Level> levels;
+  for (const PackedLevel& layers : packed) {
+    Level& level = levels.emplace_back();
+    for (const PackedLayer& layer : layers) {
+      auto checked = CheckSegments(layer.rows->rows(), layer.devices.size());
+      if (!checked.ok()) return checked.failure();
+      level.push_back({layer.rows->rows(), layer.devices});
+    }
+  }
+  return LayOut(extents, offset, length, zero_flags, levels);
+}
+
+Napi::Value LayOutJs(const Napi::CallbackInfo& info) {
+  auto extents = PackedNumbers::From(info[0]);
+  const auto offset = SafeInteger(info[1]);
+  const auto length = SafeInteger(info[2]);
+  const auto zero_flags = SafeInteger(info[3]);
+  auto levels = LevelsFrom(info[4]);
+  if (!extents || !offset || !length || !zero_flags || !levels) {
+    return Reject(info.Env(), "layOut(extents, offset, sectors, zeroFlags, levels)");
+  }
   return PromiseWorker<Translation>::Run(
       info.Env(),
-      [segments, layers = std::move(layers)] {
-        std::vector<Layer> views;
-        for (const PackedLayer& layer : layers) {
-          views.push_back({layer.rows->rows(), layer.devices});
-        }
-        return Translate(segments->rows(), views);
+      [extents, offset = *offset, length = *length, flags = static_cast<uint32_t>(*zero_flags),
+       levels = std::move(*levels)] {
+        return LayOutPacked(extents->rows(), offset, length, flags, levels);
       },
       [](Napi::Env env, Translation& translation) -> Napi::Value {
         Napi::Array devices = Napi::Array::New(env, translation.devices.size());
@@ -306,14 +322,13 @@ Napi::Value DmLoadJs(const Napi::CallbackInfo& info) {
   auto target = TargetFrom(info[0]);
   auto segments = PackedNumbers::From(info[1]);
   auto devices = StringsFrom(info[2]);
-  if (!target || !segments || !devices || !info[3].IsBoolean() ||
-      !ValidSegments(segments->rows(), devices->size())) {
-    return Reject(info.Env(), usage);
-  }
+  if (!target || !segments || !devices || !info[3].IsBoolean()) return Reject(info.Env(), usage);
   return PromiseWorker<dm::Device>::Run(
       info.Env(),
       [target = *target, segments, devices = *devices,
-       read_only = info[3].As<Napi::Boolean>().Value()] {
+       read_only = info[3].As<Napi::Boolean>().Value()]() -> Result<dm::Device> {
+        auto checked = CheckSegments(segments->rows(), devices.size());
+        if (!checked.ok()) return checked.failure();
         return dm::LoadTable(target, segments->rows(), devices, read_only);
       },
       DeviceValue);
@@ -431,12 +446,12 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
   add("walkExtents", WalkExtentsJs);
+  add("findMovedByte", FindMovedByteJs);
   add("inspect", InspectJs);
   add("tryLock", TryLockJs);
   add("dropCache", DropCacheJs);
   add("makeBlockNode", MakeBlockNodeJs);
-  add("segmentsOfExtents", SegmentsOfExtentsJs);
-  add("translate", TranslateJs);
+  add("layOut", LayOutJs);
   add("dmVersion", DmVersionJs);
   add("dmCreate", DmCreateJs);
   add("dmLoad", DmLoadJs);

@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "dm_ioctl.h"
@@ -70,7 +71,13 @@ Result<Device> Remove(const Target& target, bool deferred, uint32_t cookie) {
 Result<Table> GetTable(const Target& target, bool inactive) {
   uint32_t flags = DM_STATUS_TABLE_FLAG | DM_NOFLUSH_FLAG;
   if (inactive) flags |= DM_QUERY_INACTIVE_TABLE_FLAG;
-  auto answer = SendGrowing(DM_TABLE_STATUS, "DM_TABLE_STATUS", target, flags);
+  // The kernel formats a table from the start for every buffer that is too small: a large one is
+  // asked for with room for its count of segments. 80 bytes hold a record of nearly any linear one.
+  constexpr size_t kRecord = 80;
+  auto status = Simple(DM_DEV_STATUS, "DM_DEV_STATUS", target, flags);
+  if (!status.ok()) return status.failure();
+  const size_t room = std::max(kFirstTry, status.value().target_count * kRecord);
+  auto answer = SendGrowing(DM_TABLE_STATUS, "DM_TABLE_STATUS", target, flags, room);
   if (!answer.ok()) return answer.failure();
   Request& request = answer.value();
   auto table = ReadTable(request.answer(), request.header().target_count);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "packed_rows.h"
 #include "result.h"
 
 // The device-mapper ioctls, one function each (linux/dm-ioctl.h). They wait for nothing and retry
@@ -45,7 +46,7 @@ struct Table {
     std::string target;
     std::string parameters;
   };
-  std::vector<double> rows;
+  PackedRows rows;
   std::vector<std::string> devices;
   std::vector<Other> others;
   Device device;

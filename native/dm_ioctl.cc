@@ -59,10 +59,9 @@ std::optional<Failure> Send(unsigned long command, const char* name, Request& re
 }
 
 Result<Request> SendGrowing(unsigned long command, const char* name, const Target& target,
-                            uint32_t flags) {
-  constexpr size_t kFirstTry = 16 * 1024;
+                            uint32_t flags, size_t first_try) {
   constexpr size_t kLimit = size_t{1} << 30;
-  for (size_t size = kFirstTry; size <= kLimit; size *= 4) {
+  for (size_t size = first_try; size <= kLimit; size *= 4) {
     Request request(size);
     if (auto failure = request.Address(target)) return *failure;
     request.header().flags = flags;

@@ -35,9 +35,12 @@ class Request {
 // Sends the request to /dev/mapper/control.
 std::optional<Failure> Send(unsigned long command, const char* name, Request& request);
 
+// Room for the answer of most questions.
+inline constexpr size_t kFirstTry = 16 * 1024;
+
 // Sends a request whose answer may need more room than the buffer has, and grows it until it fits.
 Result<Request> SendGrowing(unsigned long command, const char* name, const Target& target,
-                            uint32_t flags);
+                            uint32_t flags, size_t first_try = kFirstTry);
 
 Device DeviceOf(const struct dm_ioctl& header);
 

@@ -134,9 +134,7 @@ Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count) {
       table.others.push_back(
           {spec.sector_start, spec.length, std::string(target), std::string(parameters)});
     }
-    table.rows.insert(table.rows.end(),
-                      {static_cast<double>(segment.start), static_cast<double>(segment.length),
-                       static_cast<double>(segment.device), static_cast<double>(segment.offset)});
+    table.rows.Append(segment.start, segment.length, segment.device, segment.offset);
     // In an answer, unlike in a request, `next` counts from the first record.
     position = spec.next;
   }

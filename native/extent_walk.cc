@@ -44,9 +44,7 @@ class FiemapBuffer {
 
 void ExtentCollector::Flush() {
   if (!pending_) return;
-  map_.rows.insert(map_.rows.end(),
-                   {static_cast<double>(last_.logical), static_cast<double>(last_.physical),
-                    static_cast<double>(last_.length), static_cast<double>(last_.flags)});
+  map_.rows.Append(last_.logical, last_.physical, last_.length, last_.flags);
   map_.flags |= last_.flags;
   map_.bits |= last_.logical | last_.physical | last_.length;
   pending_ = false;
@@ -54,8 +52,7 @@ void ExtentCollector::Flush() {
 
 void ExtentCollector::NoteHole(uint64_t until) {
   if (until <= cursor_) return;
-  map_.holes.insert(map_.holes.end(),
-                    {static_cast<double>(cursor_), static_cast<double>(until - cursor_)});
+  map_.holes.Append(cursor_, until - cursor_);
 }
 
 void ExtentCollector::Append(const Extent& extent) {
@@ -115,6 +112,19 @@ Result<ExtentMap> WalkExtents(int fd, uint64_t offset, uint64_t length) {
     if (collector.cursor() == start) return Failure{EIO, "FS_IOC_FIEMAP"};
   }
   return collector.Finish();
+}
+
+Result<std::optional<uint64_t>> FindMovedByte(int fd, uint64_t offset, uint64_t length,
+                                              std::span<const double> rows) {
+  auto again = WalkExtents(fd, offset, length);
+  if (!again.ok()) return again.failure();
+  const std::span<const double> now = again.value().rows.span();
+  const auto [was, is] = std::mismatch(rows.begin(), rows.end(), now.begin(), now.end());
+  if (was == rows.end() && is == now.end()) return std::optional<uint64_t>();
+  // The row that differs, in whichever table still has one, starts at its first column.
+  const std::span<const double> table = was == rows.end() ? now : rows;
+  const auto row = static_cast<size_t>(was - rows.begin()) / kExtentColumns * kExtentColumns;
+  return std::optional<uint64_t>(static_cast<uint64_t>(table[row]));
 }
 
 }  // namespace dmloop

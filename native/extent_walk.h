@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <optional>
+#include <span>
 
+#include "packed_rows.h"
 #include "result.h"
 
 namespace dmloop {
@@ -15,16 +17,11 @@ struct Extent {
   uint32_t flags;
 };
 
-struct Hole {
-  uint64_t offset;
-  uint64_t length;
-};
-
 // Where the bytes of a file range lie. Flat rows of doubles, because JavaScript gets them without a
 // copy: four a row (logical, physical, length, flags) and two a hole (offset, length), in bytes.
 struct ExtentMap {
-  std::vector<double> rows;
-  std::vector<double> holes;
+  PackedRows rows;
+  PackedRows holes;
   // All flags that any extent carries, or-ed: zero tells the judge that no row needs a look.
   uint32_t flags = 0;
   // The bitwise or of every logical, physical and length: its lowest set bit is the alignment.
@@ -59,11 +56,19 @@ class ExtentCollector {
   ExtentMap map_;
 };
 
+// Doubles a packed extent takes: logical, physical, length, flags.
+inline constexpr size_t kExtentColumns = 4;
+
 // How many extents one FS_IOC_FIEMAP asks for: the fastest size measured (FACTS section 3).
 inline constexpr uint32_t kExtentBatch = 4096;
 
 // Reads the extents of bytes [offset, offset + length) of an open file with FS_IOC_FIEMAP. It does
 // not ask for FIEMAP_FLAG_SYNC: looking must change nothing.
 Result<ExtentMap> WalkExtents(int fd, uint64_t offset, uint64_t length);
+
+// Reads the extents again and compares them with packed rows of an earlier walk: the first byte of
+// the file that lies elsewhere or whose extent has other flags, or nothing.
+Result<std::optional<uint64_t>> FindMovedByte(int fd, uint64_t offset, uint64_t length,
+                                              std::span<const double> rows);
 
 }  // namespace dmloop

@@ -81,8 +81,7 @@ class FirstAppearance {
 
 void SegmentPacker::Flush() {
   if (!pending_) return;
-  rows_.insert(rows_.end(), {static_cast<double>(last_.start), static_cast<double>(last_.length),
-                             static_cast<double>(last_.device), static_cast<double>(last_.offset)});
+  rows_.Append(last_.start, last_.length, last_.device, last_.offset);
   pending_ = false;
 }
 
@@ -97,13 +96,13 @@ void SegmentPacker::Add(const Segment& segment) {
   pending_ = true;
 }
 
-std::vector<double> SegmentPacker::Finish() {
+PackedRows SegmentPacker::Finish() {
   Flush();
   return std::move(rows_);
 }
 
-Result<std::vector<double>> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
-                                              uint64_t length, uint32_t zero_flags) {
+Result<PackedRows> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
+                                     uint64_t length, uint32_t zero_flags) {
   const Failure unaligned{EINVAL, "SegmentsOfExtents"};
   if (offset % kSectorSize != 0) return unaligned;
   SegmentPacker packer;
@@ -129,7 +128,7 @@ Result<std::vector<double>> SegmentsOfExtents(std::span<const double> extents, u
   return packer.Finish();
 }
 
-Result<Translation> Translate(std::span<const double> segments, const std::vector<Layer>& layers) {
+Result<Translation> Translate(std::span<const double> segments, const Level& layers) {
   std::vector<LayerCursor> cursors(layers.begin(), layers.end());
   FirstAppearance devices;
   SegmentPacker packer;
@@ -151,6 +150,40 @@ Result<Translation> Translate(std::span<const double> segments, const std::vecto
     }
   }
   return Translation{packer.Finish(), devices.Finish()};
+}
+
+Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uint64_t length,
+                           uint32_t zero_flags, const std::vector<Level>& levels) {
+  auto segments = SegmentsOfExtents(extents, offset, length, zero_flags);
+  if (!segments.ok()) return segments.failure();
+  Translation down{std::move(segments.value()), {0}};
+  for (const Level& level : levels) {
+    // Only the devices that something lies on were counted on: the level is cut down to them.
+    Level used;
+    for (const int32_t device : down.devices) {
+      const auto index = static_cast<size_t>(device);
+      if (index >= level.size()) return Failure{EINVAL, "LayOut"};
+      used.push_back(level[index]);
+    }
+    auto next = Translate(down.rows.span(), used);
+    if (!next.ok()) return next.failure();
+    down = std::move(next.value());
+  }
+  return down;
+}
+
+Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count) {
+  constexpr double kMaxSafeInteger = 9007199254740991.0;
+  const Failure invalid{EINVAL, "CheckSegments"};
+  if (rows.size() % kSegmentColumns != 0) return invalid;
+  for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
+    const double device = rows[i + 2];
+    if (!(device >= kZeroTarget && device < static_cast<double>(device_count))) return invalid;
+    for (const size_t column : {i, i + 1, i + 3}) {
+      if (!(rows[column] >= 0 && rows[column] <= kMaxSafeInteger)) return invalid;
+    }
+  }
+  return Nothing{};
 }
 
 }  // namespace dmloop

@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "extent_walk.h"
+#include "packed_rows.h"
 #include "result.h"
 
 namespace dmloop {
@@ -21,8 +23,6 @@ inline constexpr int32_t kZeroTarget = -1;
 inline constexpr uint64_t kSectorSize = 512;
 // Doubles a packed segment takes: start, length, device, offset.
 inline constexpr size_t kSegmentColumns = 4;
-// Doubles a packed extent takes: logical, physical, length, flags.
-inline constexpr size_t kExtentColumns = 4;
 
 // Reads packed segments where they lie.
 class SegmentView {
@@ -43,14 +43,14 @@ class SegmentView {
 class SegmentPacker {
  public:
   void Add(const Segment& segment);
-  std::vector<double> Finish();
+  PackedRows Finish();
 
  private:
   void Flush();
 
   bool pending_ = false;
   Segment last_{};
-  std::vector<double> rows_;
+  PackedRows rows_;
 };
 
 // The table of one device under translation: packed linear (or zero) segments, and for each of its
@@ -60,20 +60,31 @@ struct Layer {
   std::vector<int32_t> devices;
 };
 
-// Extents (packed, bytes, whole sectors) as segments of a device of `length` sectors whose first
-// byte is byte `offset` of the file. What no extent covers and what carries one of `zero_flags`
-// becomes the zero target; the rest lies on device 0. EINVAL when an address is not whole sectors.
-Result<std::vector<double>> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
-                                              uint64_t length, uint32_t zero_flags);
-
 struct Translation {
-  std::vector<double> rows;
+  PackedRows rows;
   // The devices the rows lie on, in the order of their first appearance: the rows count by it.
   std::vector<int32_t> devices;
 };
 
+// A filesystem's device taken down one step: a layer for each device of the step above.
+using Level = std::vector<Layer>;
+
+// Extents (packed, bytes, whole sectors) as segments of a device of `length` sectors whose first
+// byte is byte `offset` of the file. What no extent covers and what carries one of `zero_flags`
+// becomes the zero target; the rest lies on device 0. EINVAL when an address is not whole sectors.
+Result<PackedRows> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
+                                     uint64_t length, uint32_t zero_flags);
+
 // Each segment seen through the layer of its device: split where the layer's table has a seam,
 // merged again where the pieces meet. EINVAL when a segment reaches past its layer.
-Result<Translation> Translate(std::span<const double> segments, const std::vector<Layer>& layers);
+Result<Translation> Translate(std::span<const double> segments, const Level& layers);
+
+// A whole file laid out on the devices at the bottom: its extents as segments, taken down every
+// level. The first level has one layer, that of the filesystem's device.
+Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uint64_t length,
+                           uint32_t zero_flags, const std::vector<Level>& levels);
+
+// EINVAL unless the rows are packed segments on devices that exist.
+Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count);
 
 }  // namespace dmloop
