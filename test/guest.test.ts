@@ -1,0 +1,43 @@
+// Runs the tests of test/vm in guest kernels. One that cannot boot is a failure, never a skip.
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+
+interface Guest {
+  /** The program in test/vm, and its arguments. */
+  test: string
+  args?: string[]
+  /** Options of vm/cli.ts. */
+  options: string[]
+}
+
+const GUESTS: Guest[] = [
+  { test: 'nodes', options: ['--udev', '--disk=100'] },
+  { test: 'bytes', args: ['ext4'], options: ['--disk=400', '--memory=3G'] },
+  { test: 'bytes', args: ['xfs'], options: ['--disk=400', '--memory=3G'] },
+  { test: 'event-loop', options: ['--disk=1200', '--memory=4G'] },
+  { test: 'nodes', options: ['--disk=100'] },
+  { test: 'agreement', options: ['--udev', '--disk=400'] },
+  { test: 'refusals', options: ['--udev', '--disk=400', '--modules=dm-delay'] },
+  { test: 'look-only', options: ['--disk=100'] },
+  { test: 'native', options: ['--udev', '--disk=100'] },
+]
+
+/** Seconds: several times what the slowest takes. */
+const TIMEOUT = 900
+
+const CLI = fileURLToPath(new URL('../vm/cli.js', import.meta.url))
+const program = (test: string): string => fileURLToPath(new URL(`vm/${test}.js`, import.meta.url))
+
+t.setTimeout(0)
+// A guest has one processor, and the machine usually more.
+t.jobs = 2
+await Promise.all(
+  GUESTS.map(({ test, args = [], options }) =>
+    t.spawn(
+      process.execPath,
+      [CLI, `--timeout=${TIMEOUT}`, ...options, process.execPath, program(test), ...args],
+      { buffered: true, timeout: 0 },
+      [test, ...args, ...options.filter((option) => option === '--udev')].join(' '),
+    ),
+  ),
+)

@@ -1,0 +1,93 @@
+// The kernel bench itself.
+import { spawn } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+
+const CLI = fileURLToPath(new URL('../../vm/cli.js', import.meta.url))
+t.setTimeout(180_000)
+
+interface Outcome {
+  status: number | null
+  stdout: string
+  stderr: string
+}
+
+function vm(args: string[], until?: (stdout: string) => boolean): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const outcome = { status: 0, stdout: '', stderr: '' } as Outcome
+    child.stdout.on('data', (data: Buffer) => {
+      outcome.stdout += data.toString()
+      if (until?.(outcome.stdout)) child.kill('SIGKILL')
+    })
+    child.stderr.on('data', (data: Buffer) => (outcome.stderr += data.toString()))
+    child.once('close', (status) => {
+      resolve({ ...outcome, status })
+    })
+  })
+}
+
+/** The command lines of processes that are alive and have a word in theirs. */
+const running = (word: string): string[] =>
+  readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      } catch {
+        return ''
+      }
+    })
+    .filter((line) => line.includes(word) && line.includes('linux.uml'))
+
+await t.test('the command’s status, streams, arguments and directory', async (t) => {
+  const script = 'echo out; echo err >&2; pwd; echo "<$1>"; id -u; exit 42'
+  const { status, stdout, stderr } = await vm(['sh', '-c', script, 'sh', `a 'b' "c" $d`])
+  t.equal(status, 42)
+  t.equal(stdout, `out\n${process.cwd()}\n<a 'b' "c" $d>\n0\n`)
+  t.equal(stderr, 'err\n')
+})
+
+await t.test('what is in the guest', async (t) => {
+  const script =
+    'cat /sys/block/ram0/size /sys/block/ram1/size; dmsetup targets; ls /sys/block;' +
+    'touch /tmp/a /run/b && ! touch /etc/c 2>/dev/null && echo read-only'
+  const { status, stdout } = await vm(['--disk=48', 'sh', '-c', script])
+  t.equal(status, 0)
+  t.match(stdout, /^98304\n98304\n/)
+  t.match(stdout, /^linear /m)
+  t.notMatch(stdout, /^(sd|vd|nvme)/m, 'no disk of the host')
+  t.match(stdout, /^read-only$/m)
+})
+
+await t.test('with udevd', async (t) => {
+  const script =
+    'dmsetup create x --table "0 8 zero"; readlink /dev/mapper/x; test -S /run/udev/control'
+  const { status, stdout } = await vm(['--udev', 'sh', '-c', script])
+  t.match({ status, stdout }, { status: 0, stdout: '../dm-0\n' })
+})
+
+await t.test('a guest that hangs or dies is told from a command that fails', async (t) => {
+  t.match(await vm(['--timeout=5', 'sleep', '60']), { status: 124, stderr: /after 5 s/ })
+  const died = await vm(['sh', '-c', 'echo c >/proc/sysrq-trigger; sleep 5'])
+  t.match(died, { status: 70, stderr: /panic/i })
+  t.match(await vm([]), { status: 2, stderr: /no command/ })
+  t.match(await vm(['--disk=many', 'true']), { status: 2, stderr: /--disk takes a whole number/ })
+  t.match(await vm(['--nonsense', 'true']), { status: 2, stderr: /nonsense/ })
+})
+
+await t.test('killed, it takes the guest with it', async (t) => {
+  // A size of its own tells this guest from those of tests that run at the same time.
+  const mark = 'DMLOOP_VM_DISK=34816'
+  let seen = 0
+  await vm(['--disk=34', 'sh', '-c', 'echo up; sleep 60'], (stdout) => {
+    seen = running(mark).length
+    return stdout.includes('up')
+  })
+  t.ok(seen > 0, 'it was there')
+  for (let wait = 0; wait < 50 && running(mark).length > 0; wait++) {
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  t.strictSame(running(mark), [])
+})

@@ -1,0 +1,83 @@
+import t from 'tap'
+import { mapFile, openMapping, planFile, type DmloopError, type MapOptions } from 'dmloop'
+import { parseMapOptions, parseUnmapOptions } from '#lib/options.js'
+import { deviceNameFor, identityOf, uuidOf } from '#lib/names.js'
+
+const TYPE = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE' }
+const VALUE = { name: 'TypeError', code: 'ERR_INVALID_ARG_VALUE' }
+const RANGE = { name: 'RangeError', code: 'ERR_OUT_OF_RANGE' }
+
+await t.test('wrong arguments are told from the start, as Node does', async (t) => {
+  const wrong: [options: unknown, error: typeof TYPE][] = [
+    [null, TYPE],
+    ['x', TYPE],
+    [{ offset: '0' }, TYPE],
+    [{ offset: -512 }, RANGE],
+    [{ offset: 0.5 }, RANGE],
+    [{ offset: NaN }, RANGE],
+    [{ offset: 2 ** 53 }, RANGE],
+    [{ length: 0 }, RANGE],
+    [{ length: Infinity }, RANGE],
+    [{ length: 5n }, TYPE],
+    [{ readOnly: 'yes' }, TYPE],
+    [{ readonly: true }, VALUE],
+    [{ holes: 'zeros' }, VALUE],
+    [{ holes: 'zero' }, VALUE],
+    [{ name: 5 }, TYPE],
+    [{ timeout: -1 }, RANGE],
+    [{ signal: {} }, TYPE],
+  ]
+  for (const [options, error] of wrong) {
+    await t.rejects(
+      mapFile('/nothing', options as MapOptions),
+      error,
+      JSON.stringify(options, String),
+    )
+  }
+  for (const file of [undefined, 5, null, [5], true] as unknown as string[]) {
+    await t.rejects(mapFile(file), TYPE, `file ${file}`)
+    await t.rejects(planFile(file), TYPE)
+  }
+  for (const file of ['', 'a\0b', []]) await t.rejects(planFile(file), VALUE)
+  await t.rejects(planFile('/nothing', { name: 'x' } as object), VALUE, 'a plan has no name')
+  await t.rejects(openMapping(5 as unknown as string), TYPE)
+  t.throws(() => parseUnmapOptions({ deferred: 1 }), TYPE)
+  t.throws(() => parseUnmapOptions({ force: true }), VALUE)
+})
+
+await t.test('defaults', (t) => {
+  t.strictSame(parseMapOptions('a', undefined), {
+    files: ['a'],
+    offset: 0,
+    length: undefined,
+    readOnly: false,
+    holes: 'reject',
+    name: undefined,
+    timeout: 10_000,
+    signal: undefined,
+  })
+  t.end()
+})
+
+await t.test('names', (t) => {
+  const INVALID = { code: 'DMLOOP_NAME_INVALID' }
+  t.equal(deviceNameFor('/a/disk.img', undefined), 'disk.img')
+  t.equal(deviceNameFor('/a/my disk (1).img', undefined), 'my_disk__1_.img')
+  t.equal(deviceNameFor(`/a/${'n'.repeat(200)}`, undefined).length, 127)
+  t.equal(deviceNameFor('/a/disk.img', 'A-z0#+-.:=@_'), 'A-z0#+-.:=@_')
+  for (const name of ['', '.', '..', 'control', 'a/b', 'a b', 'ä', 'n'.repeat(128), 'a\n']) {
+    t.throws(() => deviceNameFor('/a/x', name), INVALID, JSON.stringify(name))
+  }
+  t.throws(() => deviceNameFor('/a/control', undefined), INVALID)
+  t.equal(identityOf(uuidOf('8-1-12')), '8-1-12')
+  t.equal(identityOf('LVM-abc'), undefined)
+  t.end()
+})
+
+await t.test('the stack leads to the caller', async (t) => {
+  async function theCaller(): Promise<void> {
+    await mapFile('/nothing/at/all')
+  }
+  const error = (await theCaller().catch((error: unknown) => error)) as DmloopError
+  t.match(error, { code: 'ENOENT', syscall: 'realpath', path: '/nothing/at/all' })
+})
