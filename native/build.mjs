@@ -1,6 +1,6 @@
 // npm's install step: builds the addon. In a checkout of the project (which has a tsconfig.json; the
 // published package has none) it first installs the compilers that are missing, and warnings are
-// errors. `--sanitize` builds the addon with AddressSanitizer and UndefinedBehaviorSanitizer.
+// errors. --sanitize=address and --sanitize=undefined build the addon with that sanitizer.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 const TOOLS = { 'c++': 'g++', make: 'make', python3: 'python3' }
 
 const checkout = existsSync(new URL('../tsconfig.json', import.meta.url))
-const sanitize = process.argv.includes('--sanitize')
+const sanitize = process.argv.find((word) => word.startsWith('--sanitize=')) ?? '--sanitize=none'
 
 const run = (command, args) =>
   spawnSync(command, args, { stdio: 'inherit', shell: false }).status ?? 1
@@ -37,11 +37,5 @@ const prefix = dirname(dirname(process.execPath))
 const headers = existsSync(join(prefix, 'include/node/common.gypi')) ? [`--nodedir=${prefix}`] : []
 
 process.exit(
-  run('node-gyp', [
-    'rebuild',
-    ...headers,
-    '--jobs=max',
-    `--strict=${checkout ? 1 : 0}`,
-    `--sanitize=${sanitize ? 1 : 0}`,
-  ]),
+  run('node-gyp', ['rebuild', ...headers, '--jobs=max', `--strict=${checkout ? 1 : 0}`, sanitize]),
 )
