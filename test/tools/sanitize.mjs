@@ -24,6 +24,7 @@ function build(sanitizer) {
   mkdirSync(join(copy, 'out'), { recursive: true })
   for (const part of [
     'package.json',
+    'README.md',
     'tsconfig.json',
     'binding.gyp',
     'native',
