@@ -23,17 +23,20 @@
       'target_name': 'dmloop',
       'sources': [
         'native/addon.cc',
+        'native/compare.cc',
         'native/device_mapper.cc',
         'native/dm_ioctl.cc',
         'native/dm_table.cc',
         'native/extent_walk.cc',
         'native/file_facts.cc',
         'native/files.cc',
+        'native/guard.cc',
         'native/segments.cc',
         'native/udev_cookie.cc',
       ],
       'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api"],
-      'defines': ['NAPI_VERSION=8'],
+      # A worker thread may be ended while a call is under way: then there is nobody left to throw to.
+      'defines': ['NAPI_VERSION=8', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
     },
   ],
   'conditions': [

@@ -1,7 +1,7 @@
 // The claim on a file: one process at a time maps or unmaps it, and the record of its mapping.
 import { constants } from 'node:fs'
-import { mkdir, open, readFile, rm, stat, type FileHandle } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir, open, readdir, readFile, rm, stat, type FileHandle } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import debug from 'debug'
 import { isSystemError, verdict } from './errors.js'
 import { native, result } from './native.js'
@@ -27,18 +27,30 @@ export interface MappingRecord {
   length: number
   readOnly: boolean
   holes: 'reject' | 'zero'
+  guard: 'immutable' | 'none'
 }
 
 const recordPath = (identity: string): string => join(DIRECTORY, `${identity}.json`)
 
+/** Every file that has a record. */
+export async function recordedIdentities(): Promise<string[]> {
+  try {
+    const names = await readdir(DIRECTORY)
+    return names.filter((name) => name.endsWith('.json')).map((name) => basename(name, '.json'))
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return []
+    throw error
+  }
+}
+
 /** The record of a file's mapping, if there is one. */
 export async function readRecord(identity: string): Promise<MappingRecord | undefined> {
   try {
-    const text = await readFile(recordPath(identity), 'utf8')
-    // A claim without a mapping is an empty file.
-    return text === '' ? undefined : (JSON.parse(text) as MappingRecord)
+    const [line = '', ...rest] = (await readFile(recordPath(identity), 'utf8')).split('\n')
+    // A claim without a mapping is an empty file; a line without an end is being written.
+    return rest.length === 0 ? undefined : (JSON.parse(line) as MappingRecord)
   } catch (error) {
-    if (isSystemError(error, 'ENOENT') || error instanceof SyntaxError) return undefined
+    if (isSystemError(error, 'ENOENT')) return undefined
     throw error
   }
 }
@@ -77,9 +89,11 @@ export class Claim implements AsyncDisposable {
 
   /** Writes the record of a mapping that covers all the claimed files. */
   async write(record: MappingRecord): Promise<void> {
+    const line = Buffer.from(`${JSON.stringify(record)}\n`)
     for (const { handle } of this.#records) {
-      await handle.truncate()
-      await handle.write(JSON.stringify(record), 0)
+      // Only the first line counts, so that the file is whole at every moment.
+      await handle.write(line, 0, line.length, 0)
+      await handle.truncate(line.length)
     }
   }
 
@@ -90,7 +104,9 @@ export class Claim implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { path, handle } of this.#records.splice(0)) {
-      if ((await handle.stat()).size === 0) await rm(path, { force: true })
+      // Once it is removed, the path may be the next process's.
+      const { size, nlink } = await handle.stat()
+      if (size === 0 && nlink > 0) await rm(path, { force: true })
       await handle.close()
       log('released %s', path)
     }

@@ -77,7 +77,7 @@ export async function clearTable(device: DmDevice): Promise<void> {
   await result(native.dmClear({ uuid: device.uuid }), device.name)
 }
 
-/** The live table, and what it lies on besides linear and zero targets (nothing, for ours). */
+/** The live table; a target that is neither linear nor zero equals no segment of a plan. */
 export async function liveTable(device: DmDevice): Promise<SegmentTable> {
   const { uuid, name } = device
   const { rows, devices } = await result(native.dmTable({ uuid }, false), name)
@@ -85,13 +85,12 @@ export async function liveTable(device: DmDevice): Promise<SegmentTable> {
 }
 
 /** Makes the loaded table live, and /dev/mapper/NAME lead to it. */
-export async function resumeDevice(device: DmDevice, patience: Patience): Promise<DmDevice> {
+export async function resumeDevice(device: DmDevice, timeout: number): Promise<DmDevice> {
   const { uuid, name } = device
   const resumed = await withUdev(
     (cookie) => result(native.dmResume({ uuid }, cookie), name),
-    patience,
+    timeout,
   )
-  patience.signal?.throwIfAborted()
   await ensureNode(resumed)
   log('resumed %s', name)
   return resumed
@@ -111,7 +110,7 @@ export async function removeDevice(
     try {
       const left = await withUdev(
         (cookie) => result(native.dmRemove({ uuid }, deferred, cookie), name),
-        patience,
+        patience.timeout,
       )
       return (left.flags & DEFERRED_REMOVE) === 0 ? 'removed' : 'deferred'
     } catch (error) {
@@ -121,8 +120,9 @@ export async function removeDevice(
     }
   }, patience)
   if (outcome === undefined) throw await stillOpen(device, patience.timeout)
-  // Whoever holds a device that goes later has it open: the name is not needed any more.
-  await removeNode(device)
+  // Whoever holds a device that goes later has it open: the name is not needed any more. Another
+  // process may have given it to a device of its own by now, which may have the same number.
+  if (outcome === 'deferred' || !(await findDevice({ name }))) await removeNode(device)
   log('%s %s', outcome, name)
   return outcome
 }

@@ -1,7 +1,7 @@
 // The devices beneath a filesystem, and a file's segments seen through them.
 import debug from 'debug'
 import { isSystemError, problem, type Problem } from './errors.js'
-import { native, result, type DmTable, type Layer } from './native.js'
+import { native, result, type DmDevice, type DmTable, type Layer } from './native.js'
 import { sameNumbers } from './segments.js'
 import { kernelName, mapperName, parseDevice } from './sysfs.js'
 
@@ -13,6 +13,9 @@ async function describe(device: string): Promise<string> {
   const mapped = await mapperName(device)
   return mapped === undefined ? name : `${name} "${mapped}"`
 }
+
+/** DM_READONLY_FLAG (linux/dm-ioctl.h). */
+export const isReadOnly = (device: DmDevice): boolean => (device.flags & 1) !== 0
 
 /** A layer that only translates addresses: all of its targets are linear (or zero). */
 const isTranslation = (table: DmTable): boolean => table.others.length === 0
@@ -29,6 +32,8 @@ export interface DeviceStack {
   levels: Layer[][]
   /** The devices below the last level, as "major:minor". */
   devices: string[]
+  /** Whether a layer is read-only: so is what shows beneath it, then. */
+  readOnly: boolean
 }
 
 /** A layer that leaves a device's addresses as they are. */
@@ -40,7 +45,7 @@ const identity = (number: number): Layer => ({
 /** The level of some devices; undefined when none of them is a translation. */
 async function levelBeneath(
   devices: readonly string[],
-): Promise<{ level: Layer[]; below: string[] } | undefined> {
+): Promise<{ level: Layer[]; below: string[]; readOnly: boolean } | undefined> {
   const below: string[] = []
   const numberOf = (device: string): number => {
     const found = below.indexOf(device)
@@ -48,16 +53,18 @@ async function levelBeneath(
   }
   const level: Layer[] = []
   let translated = false
+  let readOnly = false
   for (const device of devices) {
     const table = await tableOf(device)
     if (table && isTranslation(table)) {
       translated = true
+      readOnly ||= isReadOnly(table.device)
       level.push({ rows: table.rows, devices: table.devices.map(numberOf) })
     } else {
       level.push(identity(numberOf(device)))
     }
   }
-  return translated ? { level, below } : undefined
+  return translated ? { level, below, readOnly } : undefined
 }
 
 /**
@@ -69,15 +76,17 @@ export async function readStack(device: string, file: string): Promise<DeviceSta
   try {
     const levels: Layer[][] = []
     let devices = [device]
+    let readOnly = false
     for (;;) {
       const next = await levelBeneath(devices)
       if (!next) break
       levels.push(next.level)
       devices = next.below
+      readOnly ||= next.readOnly
     }
     if (levels.length === 0) return await notBeneath(device, file)
     log('%s: %d levels down to %o', device, levels.length, devices)
-    return { levels, devices }
+    return { levels, devices, readOnly }
   } catch (error) {
     if (!isUnreachable(error)) throw error
     return noDeviceMapper(error, file)

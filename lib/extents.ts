@@ -53,16 +53,14 @@ export class ExtentTable implements Iterable<Extent> {
   }
 
   /** Extents of files laid end to end, each packed and counted from the start of its file. */
-  static concat(parts: readonly { extents: Float64Array; fileSize: number }[]): ExtentTable {
+  static concat(parts: readonly { extents: Float64Array; fileStart: number }[]): ExtentTable {
     const packed = new Float64Array(parts.reduce((sum, { extents }) => sum + extents.length, 0))
     let row = 0
-    let start = 0
-    for (const { extents, fileSize } of parts) {
+    for (const { extents, fileStart } of parts) {
       packed.set(extents, row)
       for (const end = row + extents.length; row < end; row += COLUMNS) {
-        packed[row] = (packed[row] as number) + start
+        packed[row] = (packed[row] as number) + fileStart
       }
-      start += fileSize
     }
     return new ExtentTable(packed)
   }

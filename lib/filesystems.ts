@@ -1,6 +1,6 @@
 // Which filesystem a file lies on.
 import type { FileFacts } from './native.js'
-import { deviceName, mountsOf } from './sysfs.js'
+import { deviceName, kernelName, mountsOf, readText } from './sysfs.js'
 
 /** linux/magic.h and the filesystems' own headers; ext2, ext3 and ext4 share one. */
 const MAGIC: Record<number, string> = {
@@ -29,11 +29,26 @@ export interface Filesystem {
   /** As /proc/filesystems names it. */
   name: string
   options: string[]
+  /** Mounted read-only as a whole: nobody can write to it through any mount. */
+  readOnly: boolean
 }
 
 /** The filesystem of an open file: by its mount, and where that cannot be seen by its magic. */
 export async function filesystemOf(facts: FileFacts): Promise<Filesystem> {
-  const [mount] = await mountsOf(deviceName(facts.major, facts.minor))
+  const device = deviceName(facts.major, facts.minor)
+  const [mount] = await mountsOf(device)
   const byMagic = MAGIC[facts.filesystemMagic] ?? `0x${facts.filesystemMagic.toString(16)}`
-  return { name: mount?.filesystem ?? byMagic, options: mount?.options ?? [] }
+  const options = [...(mount?.options ?? []), ...(await hiddenOptions(device, byMagic))]
+  return { name: mount?.filesystem ?? byMagic, options, readOnly: options.includes('ro') }
+}
+
+/**
+ * ext4 leaves out of mountinfo what its superblock has as a default (tune2fs -o journal_data); its own
+ * file in /proc has it all, a line an option, whatever is mounted where.
+ */
+async function hiddenOptions(device: string, filesystem: string): Promise<string[]> {
+  if (filesystem !== 'ext4') return []
+  const name = await kernelName(device)
+  const text = name === undefined ? '' : await readText(`/proc/fs/ext4/${name}/options`)
+  return text?.split('\n') ?? []
 }

@@ -1,5 +1,6 @@
 // Who has a device open, as far as this process can see.
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
+import { processes } from './processes.js'
 import { deviceName, mountsOf, splitDevice } from './sysfs.js'
 
 interface Node {
@@ -18,16 +19,14 @@ async function processHolds(pid: string, { major, minor }: Node): Promise<boolea
   return false
 }
 
-/** Mounts, devices on top, swap and processes that hold a device, each as a phrase for people. */
+/** Mounts, devices on top and processes that hold a device, each as a phrase for people. */
 export async function holdersOf(node: Node): Promise<string[]> {
   const device = deviceName(node.major, node.minor)
   const mounts = (await mountsOf(device)).map((mount) => `the mount ${mount.mountPoint}`)
   const above = await readdir(`/sys/dev/block/${device}/holders`).catch(() => [])
-  const processes: string[] = []
-  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
-    if (!(await processHolds(pid, node))) continue
-    const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')
-    processes.push(`process ${pid} (${name.trim()})`)
+  const openers: string[] = []
+  for (const { pid, phrase } of await processes()) {
+    if (await processHolds(pid, node)) openers.push(await phrase())
   }
-  return [...mounts, ...above.map((name) => `the device ${name}`), ...processes]
+  return [...mounts, ...above.map((name) => `the device ${name}`), ...openers]
 }

@@ -1,25 +1,25 @@
 import { randomUUID } from 'node:crypto'
 import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
-import { Claim, readRecord, type MappingRecord } from './claim.js'
-import {
-  alreadyMapped,
-  createDevice,
-  findDevice,
-  hasLiveTable,
-  loadTable,
-  removeDevice,
-  resumeDevice,
-} from './device-mapper.js'
+import { Claim, type MappingRecord } from './claim.js'
+import { compareContent } from './content.js'
+import { createDevice, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
+import { DmloopError } from './errors.js'
+import { holdStill, letGo } from './guard.js'
 import { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
-import { parseMapOptions, type MapOptions, type MapRequest } from './options.js'
-import { drawPlan, proveUnchanged } from './plan-file.js'
+import { DEFAULT_TIMEOUT, parseMapOptions, type MapOptions, type MapRequest } from './options.js'
+import { drawPlan, proveUnchanged, type DrawnPlan } from './plan-file.js'
 import type { Plan } from './plan.js'
+import { clearDevices } from './remains.js'
+import { nodePath } from './udev.js'
 import { Undo } from './undo.js'
-import type { Patience } from './wait.js'
+import { judgeFile } from './verdict.js'
 
 const log = debug('dmloop:map')
+
+/** However little time the caller has: udev and blkid have a new device open for a moment. */
+const UNDO = { deferred: false, timeout: DEFAULT_TIMEOUT, signal: undefined }
 
 /**
  * Makes a block device of a file (or of several, laid end to end): its I/O goes straight to the
@@ -42,37 +42,58 @@ export async function mapFile(
     files.list.map((each) => each.identity),
     request,
   )
-  await clearRemains(files.list, request)
-
-  await files.sync()
-  const drawn = await drawPlan(files.list, request)
-  const { plan } = drawn
-  plan.assertMappable()
-  request.signal?.throwIfAborted()
+  await clearDevices(files.list, request)
+  assertInspected(files.list, request)
 
   const undo = new Undo()
   try {
     undo.onFailure(() => claim.clear())
+    if (request.guard === 'immutable') {
+      for (const each of files.list) {
+        undo.onFailure(() => letGo(each))
+        await holdStill(each)
+      }
+    }
+    request.signal?.throwIfAborted()
+    await files.sync()
+    const drawn = await drawPlan(files.list, request)
+    const { plan } = drawn
+    plan.assertMappable()
+    request.signal?.throwIfAborted()
+
     const device = await createDevice(name, uuidOf(first.identity), first.path)
-    undo.onFailure(() =>
-      removeDevice(device, { deferred: false, timeout: request.timeout, signal: undefined }),
-    )
+    undo.onFailure(() => removeDevice(device, UNDO))
     const record = recordOf(files.list, plan, request)
     await claim.write(record)
     await loadTable(device, plan.segments, plan.readOnly)
     await proveUnchanged(drawn)
     request.signal?.throwIfAborted()
-    const live = await resumeDevice(device, request)
-    log(
-      '%s is %s',
-      files.list.map((each) => each.path),
-      name,
-    )
+    const live = await resumeDevice(device, request.timeout)
+    request.signal?.throwIfAborted()
+    await proveContent(drawn, live.name, request)
+    log('%s is %s', record.files, name)
     return new MappedDevice(live, record, plan.size)
   } catch (error) {
-    for (const failure of await undo.run()) log('undoing %s: %o', name, failure)
+    const failure = await undo.run()
+    // What could not be taken back is told with what went wrong in the first place.
+    if (failure !== undefined && error instanceof Error) error.cause ??= failure
     throw error
   }
+}
+
+/** Throws what is wrong with the files as such, before anything is done to them. */
+function assertInspected(files: readonly BackingFile[], request: MapRequest): void {
+  const problems = files.flatMap((file) => judgeFile(file, request))
+  const [first] = problems
+  if (first) throw new DmloopError(first, problems)
+}
+
+/** Rejects with DMLOOP_CONTENT_MISMATCH when file and device differ where they were compared. */
+async function proveContent(drawn: DrawnPlan, name: string, request: MapRequest): Promise<void> {
+  const { verify: mode, signal, onProgress } = request
+  if (mode === 'none') return
+  const found = await compareContent(drawn.parts, nodePath(name), { mode, signal, onProgress })
+  if (found) throw new DmloopError(found)
 }
 
 const recordOf = (
@@ -88,22 +109,5 @@ const recordOf = (
   length: plan.size,
   readOnly: plan.readOnly,
   holes: request.holes,
+  guard: request.guard,
 })
-
-/**
- * Rejects with DMLOOP_ALREADY_MAPPED if one of the files has a mapping. What a crash left half-made is
- * removed: the claim says that nobody is at it.
- */
-async function clearRemains(files: readonly BackingFile[], patience: Patience): Promise<void> {
-  for (const { identity, path } of files) {
-    const record = await readRecord(identity)
-    const uuids = new Set([uuidOf(identity), ...(record ? [record.uuid] : [])])
-    for (const uuid of uuids) {
-      const device = await findDevice({ uuid })
-      if (!device) continue
-      if (hasLiveTable(device)) throw alreadyMapped(path, device)
-      log('removing %s, left half-made', device.name)
-      await removeDevice(device, { ...patience, deferred: false })
-    }
-  }
-}

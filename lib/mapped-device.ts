@@ -1,6 +1,7 @@
 import debug from 'debug'
 import { BackingFiles } from './backing-file.js'
 import { Claim, readRecord, type MappingRecord } from './claim.js'
+import { compareContent } from './content.js'
 import {
   clearTable,
   findDevice,
@@ -9,12 +10,29 @@ import {
   removeDevice,
   resumeDevice,
 } from './device-mapper.js'
-import { isSystemError, problem, systemError, verdict, type Problem } from './errors.js'
-import { native, result, type DmDevice } from './native.js'
+import { isReadOnly } from './device-stack.js'
+import {
+  DmloopError,
+  isSystemError,
+  problem,
+  verdict,
+  type FileRange,
+  type Problem,
+} from './errors.js'
+import { isHeld } from './guard.js'
 import { identityOf } from './names.js'
-import { DEFAULT_TIMEOUT, parseUnmapOptions, type UnmapOptions } from './options.js'
-import { drawPlan, proveUnchanged } from './plan-file.js'
-import type { Plan } from './plan.js'
+import type { DmDevice } from './native.js'
+import {
+  DEFAULT_TIMEOUT,
+  parseUnmapOptions,
+  parseVerifyOptions,
+  type UnmapOptions,
+  type UnmapRequest,
+  type VerifyOptions,
+  type VerifyRequest,
+} from './options.js'
+import { drawPlan, proveUnchanged, type DrawnPlan } from './plan-file.js'
+import { finish } from './remains.js'
 import { SECTOR } from './segments.js'
 import { deviceName, deviceSize } from './sysfs.js'
 import { nodePath } from './udev.js'
@@ -56,8 +74,7 @@ export class MappedDevice implements AsyncDisposable {
     this.major = device.major
     this.minor = device.minor
     this.uuid = device.uuid
-    // DM_READONLY_FLAG (linux/dm-ioctl.h)
-    this.readOnly = (device.flags & 1) !== 0
+    this.readOnly = isReadOnly(device)
     this.files = record?.files ?? []
     this.#size = size
   }
@@ -80,61 +97,67 @@ export class MappedDevice implements AsyncDisposable {
   }
 
   /**
-   * Reads the file's extents again and compares them with the live table. Each deviation is a
-   * problem; nothing is changed.
+   * Reads the file's extents again and compares them with the live table, and looks whether the file
+   * is still held still; with `content`, compares the bytes too. Each deviation is a problem; nothing is
+   * changed.
    */
-  async verify(): Promise<Verification> {
-    const [file] = this.files
-    try {
-      const plan = await this.#planAgain()
-      const problems = [...plan.problems]
-      const live = await liveTable(this.#device)
-      if (problems.length === 0 && !plan.segments.equals(live)) {
-        const sector = plan.segments.firstDifference(live) ?? 0
-        const offset = (this.#record?.offset ?? 0) + sector * SECTOR
-        problems.push(problem('DMLOOP_FILE_CHANGED', { file, offset, length: SECTOR }))
-      }
-      log('%s: verified, %d problems', this.name, problems.length)
-      return { ok: problems.length === 0, problems }
-    } catch (error) {
-      if (!isSystemError(error, 'ENOENT', 'ENXIO')) throw error
-      const gone = `cannot be compared with ${this.path}: ${error.message}`
-      return { ok: false, problems: [problem('DMLOOP_FILE_CHANGED', { file }, gone)] }
+  async verify(options?: VerifyOptions): Promise<Verification> {
+    const request = parseVerifyOptions(options)
+    const problems = await this.#deviations(request).catch((error: unknown) => {
+      if (error instanceof DmloopError) return [...error.problems]
+      if (!isSystemError(error, 'ENOENT', 'ENOTDIR', 'ENXIO')) throw error
+      const detail = `cannot be compared with its device: ${error.message}`
+      return [problem('DMLOOP_FILE_CHANGED', { file: this.files[0] ?? this.path }, detail)]
+    })
+    log('%s: verified, %d problems', this.name, problems.length)
+    return { ok: problems.length === 0, problems }
+  }
+
+  async #deviations({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
+    const record = await this.#currentRecord()
+    await using files = await openRecorded(record)
+    const drawn = await drawPlan(files.list, record)
+    const problems = [...drawn.plan.problems]
+    for (const each of record.guard === 'immutable' ? files.list : []) {
+      if (await isHeld(each)) continue
+      const detail = 'is no longer held still: its immutable flag was taken away'
+      problems.push(problem('DMLOOP_UNGUARDABLE', { file: each.path }, detail))
     }
-  }
-
-  /** The plan by which this mapping was made, made again of the files as they are now. */
-  async #planAgain(): Promise<Plan> {
-    const record = this.#known()
-    await using files = await this.#openFiles(record)
-    return (await drawPlan(files.list, record)).plan
-  }
-
-  #known(): MappingRecord {
-    if (this.#record) return this.#record
-    throw systemError({ errno: -2, syscall: 'open' }, `the record of ${this.name}`)
-  }
-
-  /** The files of the record, if they are still those that were mapped. */
-  async #openFiles(record: MappingRecord): Promise<BackingFiles> {
-    const files = await BackingFiles.open(record.files)
-    const other = files.list.find((file, index) => file.identity !== record.identities[index])
-    if (!other) return files
-    await files[Symbol.asyncDispose]()
-    throw verdict('DMLOOP_FILE_CHANGED', { file: other.path }, 'is another file by now')
+    const live = await liveTable(this.#device)
+    if (drawn.plan.problems.length === 0 && !drawn.plan.segments.equals(live)) {
+      const sector = drawn.plan.segments.firstDifference(live) ?? 0
+      problems.push(problem('DMLOOP_FILE_CHANGED', rangeAt(drawn, sector)))
+    }
+    if (problems.length === 0 && mode !== 'none') {
+      const found = await compareContent(drawn.parts, this.path, { mode, ...request })
+      if (found) problems.push(found)
+    }
+    return problems
   }
 
   /**
-   * Maps what the file has grown by: afterwards the device reaches to the file's last whole logical
-   * block. I/O goes on meanwhile. Rejects with DMLOOP_FILE_CHANGED when the part that is mapped already
-   * lies elsewhere by now, and like mapFile when the new part cannot be mapped; then the device stays
-   * as it was.
+   * The record of this mapping as it is now: another object may have extended it. Rejects with
+   * DMLOOP_FILE_CHANGED when there is none, or when the file has been mapped anew.
+   */
+  async #currentRecord(): Promise<MappingRecord> {
+    const record = await readRecord(identityOf(this.uuid) ?? '')
+    if (record && record.id === (this.#record?.id ?? record.id)) return record
+    const detail = 'is not the mapping that this object was made for, or its record is lost'
+    throw verdict('DMLOOP_FILE_CHANGED', { file: this.files[0] ?? this.path }, detail)
+  }
+
+  /**
+   * Maps what the file has grown by, which a file that is held still cannot do (map it with guard:
+   * 'none' for that): afterwards the device reaches to the file's last whole logical block. I/O goes on
+   * meanwhile. Rejects with DMLOOP_FILE_CHANGED when the part that is mapped already lies elsewhere by
+   * now, and like mapFile when the new part cannot be mapped; then the device stays as it was.
    */
   async extend(): Promise<void> {
-    const record = this.#known()
     const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
-    await using claim = await Claim.take(record.identities, patience)
-    await using files = await this.#openFiles(record)
+    const { identities } = await this.#currentRecord()
+    await using claim = await Claim.take(identities, patience)
+    const record = await this.#currentRecord()
+    await using files = await openRecorded(record)
     await files.sync()
     const drawn = await drawPlan(files.list, { ...record, length: undefined })
     const { plan } = drawn
@@ -142,22 +165,21 @@ export class MappedDevice implements AsyncDisposable {
 
     const live = await liveTable(this.#device)
     const difference = plan.segments.firstDifference(live)
-    if (difference === undefined) return
-    if (difference < live.sectors) {
-      const range = { offset: record.offset + difference * SECTOR, length: SECTOR }
-      throw verdict('DMLOOP_FILE_CHANGED', { file: record.files[0], ...range })
+    if (difference !== undefined && difference < live.sectors) {
+      throw verdict('DMLOOP_FILE_CHANGED', rangeAt(drawn, difference))
     }
     const grown = { ...record, length: plan.size }
-    try {
-      await loadTable(this.#device, plan.segments, this.readOnly)
-      await proveUnchanged(drawn)
-      await claim.write(grown)
-      this.#device = await resumeDevice(this.#device, patience)
-    } catch (error) {
-      await clearTable(this.#device).catch((failure: unknown) => log('clearing: %o', failure))
-      await claim.write(record)
-      throw error
+    if (difference !== undefined) {
+      try {
+        await loadTable(this.#device, plan.segments, this.readOnly)
+        await proveUnchanged(drawn)
+        this.#device = await resumeDevice(this.#device, patience.timeout)
+      } catch (error) {
+        await clearTable(this.#device).catch((failure: unknown) => log('clearing: %o', failure))
+        throw error
+      }
     }
+    await claim.write(grown)
     this.#record = grown
     this.#size = plan.size
     log('%s: extended to %d bytes', this.name, plan.size)
@@ -179,28 +201,43 @@ export class MappedDevice implements AsyncDisposable {
     await this.#unmapped
   }
 
-  async #remove(request: ReturnType<typeof parseUnmapOptions>): Promise<void> {
+  async #remove(request: UnmapRequest): Promise<void> {
     const identity = identityOf(this.uuid) ?? ''
     await using claim = await Claim.take(this.#record?.identities ?? [identity], request)
     const record = await readRecord(identity)
-    const found = await findDevice({ uuid: this.uuid })
     // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
-    const ours = found?.minor === this.minor && record?.id === this.#record?.id
-    if (!ours) return
-    const outcome = await removeDevice(found, request)
-    await this.#forgetPages()
-    if (outcome === 'removed') await claim.clear()
-  }
-
-  /** Cached pages of the file are from before the device's writes. */
-  async #forgetPages(): Promise<void> {
-    const files = await BackingFiles.open(this.files).catch(() => undefined)
-    if (!files) return
-    await using opened = files
-    for (const { handle, path } of opened.list) await result(native.dropCache(handle.fd), path)
+    if (this.#record && record && record.id !== this.#record.id) return
+    const found = await findDevice({ uuid: this.uuid })
+    if (found && found.minor !== this.minor) return
+    // What is deferred is finished by whoever looks next; see `sweep`.
+    if (found && (await removeDevice(found, request)) === 'deferred') return
+    if (record) await finish(record)
+    await claim.clear()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.unmap()
   }
+}
+
+/** The files of a record, if they are still those that were mapped. */
+async function openRecorded(record: MappingRecord): Promise<BackingFiles> {
+  const files = await BackingFiles.open(record.files)
+  const other = files.list.find((file, index) => file.identity !== record.identities[index])
+  if (!other) return files
+  await files[Symbol.asyncDispose]()
+  throw verdict('DMLOOP_FILE_CHANGED', { file: other.path }, 'is another file by now')
+}
+
+/** The block of a file that a sector of the device shows. */
+function rangeAt({ parts }: DrawnPlan, sector: number): FileRange {
+  let start = 0
+  for (const { slice } of parts) {
+    const offset = slice.offset + sector * SECTOR - start
+    if (offset < slice.offset + slice.length) {
+      return { file: slice.file.path, offset, length: SECTOR }
+    }
+    start += slice.length
+  }
+  return { file: parts[0]?.slice.file.path }
 }

@@ -3,7 +3,9 @@ import { basename } from 'node:path'
 import { verdict } from './errors.js'
 
 /** What udev leaves as it is in a name (FACTS section 5). */
-const SAFE = /^[A-Za-z0-9#+\-.:=@_]+$/
+const SAFE = 'A-Za-z0-9#+\\-.:=@_'
+const SAFE_NAME = new RegExp(`^[${SAFE}]+$`)
+const UNSAFE_CHARACTER = new RegExp(`[^${SAFE}]`, 'g')
 const RESERVED = new Set(['.', '..', 'control'])
 /** DM_NAME_LEN less the NUL (linux/dm-ioctl.h). */
 const LONGEST = 127
@@ -19,12 +21,8 @@ export const identityOf = (uuid: string): string | undefined =>
 
 /** The name asked for, if it can be one; otherwise the file's, with what udev would mangle made `_`. */
 export function deviceNameFor(file: string, asked: string | undefined): string {
-  const name =
-    asked ??
-    basename(file)
-      .replace(/[^A-Za-z0-9#+\-.:=@_]/g, '_')
-      .slice(0, LONGEST)
-  if (!SAFE.test(name) || name.length > LONGEST || RESERVED.has(name)) {
+  const name = asked ?? basename(file).replace(UNSAFE_CHARACTER, '_').slice(0, LONGEST)
+  if (!SAFE_NAME.test(name) || name.length > LONGEST || RESERVED.has(name)) {
     throw verdict('DMLOOP_NAME_INVALID', {}, `“${name}” is not a name for a device`)
   }
   return name

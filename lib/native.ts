@@ -69,6 +69,20 @@ interface Addon {
   findMovedByte: Call<[fd: number, offset: number, length: number, rows: Float64Array], number>
   inspect: Call<[fd: number], FileFacts>
   tryLock: Call<[fd: number], void>
+  takeLease: Call<[fd: number], void>
+  leaseIsWhole: Call<[fd: number], boolean>
+  dropLease: Call<[fd: number], void>
+  setImmutable: Call<[fd: number, immutable: boolean], void>
+  setPinned: Call<[fd: number, pinned: boolean], void>
+  pinCount: Call<[fd: number], number>
+  getMark: Call<[fd: number], string | undefined>
+  setMark: Call<[fd: number, mark: string], void>
+  removeMark: Call<[fd: number], void>
+  /** The first byte that differs, from the start of the comparison; -1 when there is none. */
+  findDifference: Call<
+    [left: number, leftOffset: number, right: number, rightOffset: number, length: number],
+    number
+  >
   dropCache: Call<[fd: number], void>
   makeBlockNode: Call<[path: string, major: number, minor: number], void>
   /** Extents on the devices at the bottom, numbered as the last level numbers them. */

@@ -1,12 +1,12 @@
 import { stat } from 'node:fs/promises'
-import { isAbsolute } from 'node:path'
 import { BackingFile } from './backing-file.js'
 import { findDevice, listDevices } from './device-mapper.js'
 import { systemError } from './errors.js'
 import { MappedDevice } from './mapped-device.js'
-import { identityOf, uuidOf } from './names.js'
-import type { DmTarget } from './native.js'
+import { identityOf } from './names.js'
+import type { DmDevice } from './native.js'
 import { pathOf } from './options.js'
+import { deviceOf, sweep } from './remains.js'
 import { splitDevice } from './sysfs.js'
 
 /**
@@ -16,7 +16,7 @@ import { splitDevice } from './sysfs.js'
  */
 export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
   const given = pathOf(nameOrPath, 'nameOrPath')
-  const device = await findDevice(await targetOf(given))
+  const device = await deviceAt(given)
   if (!device || identityOf(device.uuid) === undefined) {
     // The code and call are what the kernel itself gives for a device that is not there.
     throw systemError({ errno: -6, syscall: 'DM_DEV_STATUS' }, given)
@@ -24,20 +24,22 @@ export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
   return MappedDevice.of(device)
 }
 
-async function targetOf(nameOrPath: string): Promise<DmTarget> {
+async function deviceAt(nameOrPath: string): Promise<DmDevice | undefined> {
   // A name has no slash, so what has one is a path.
-  if (!isAbsolute(nameOrPath) && !nameOrPath.includes('/')) return { name: nameOrPath }
+  if (!nameOrPath.includes('/')) return findDevice({ name: nameOrPath })
   const found = await stat(nameOrPath)
-  if (found.isBlockDevice()) return splitDevice(found.rdev)
+  if (found.isBlockDevice()) return findDevice(splitDevice(found.rdev))
   await using file = await BackingFile.open(nameOrPath)
-  return { uuid: uuidOf(file.identity) }
+  return await deviceOf(file.identity)
 }
 
 /**
  * Every mapping of this machine, whoever made it, in the order of their names; also one that a crash
- * left half-made, to be unmapped.
+ * left half-made, to be unmapped. Files whose device is gone without an unmap of ours, as after a
+ * deferred one, are let go.
  */
 export async function listMappings(): Promise<MappedDevice[]> {
+  await sweep()
   const devices = (await listDevices()).filter((device) => identityOf(device.uuid) !== undefined)
   devices.sort((a, b) => (a.name < b.name ? -1 : 1))
   return Promise.all(devices.map((device) => MappedDevice.of(device)))

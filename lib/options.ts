@@ -1,4 +1,5 @@
 // What a caller may ask for, checked before anything is touched.
+import type { Progress } from './content.js'
 import { invalidType, invalidValue, outOfRange } from './errors.js'
 
 export interface PlanOptions {
@@ -18,9 +19,26 @@ export interface PlanOptions {
 export interface MapOptions extends PlanOptions {
   /** The device-mapper name; default: the file's name, other characters than udev's made `_`. */
   name?: string
-  /** Milliseconds for the device's node to appear. Default 10,000. */
+  /**
+   * `'immutable'` (default) holds the file still while it is mapped; with `'none'` the caller promises
+   * that it stays still.
+   */
+  guard?: 'immutable' | 'none'
+  /** How much of file and device is compared before the device is handed over. Default `'sample'`. */
+  verify?: 'sample' | 'full' | 'none'
+  /** Is told how far the comparison has come, in bytes. */
+  onProgress?: (progress: Progress) => void
+  /** Milliseconds to wait for another process at the same file, and for the node. Default 10,000. */
   timeout?: number
   /** Aborts the call, which then leaves nothing behind and rejects with the signal's reason. */
+  signal?: AbortSignal
+}
+
+export interface VerifyOptions {
+  /** Compares the bytes too: of a sample of blocks, or all of them. */
+  content?: 'sample' | 'full'
+  /** Is told how far the comparison has come, in bytes. */
+  onProgress?: (progress: Progress) => void
   signal?: AbortSignal
 }
 
@@ -44,6 +62,9 @@ export interface PlanRequest {
 
 export interface MapRequest extends PlanRequest {
   name: string | undefined
+  guard: 'immutable' | 'none'
+  verify: 'sample' | 'full' | 'none'
+  onProgress: ((progress: Progress) => void) | undefined
   timeout: number
   signal: AbortSignal | undefined
 }
@@ -102,6 +123,13 @@ function oneOf<T extends string>(options: Options, key: string, first: T, ...res
   return value as T
 }
 
+function listener(options: Options, key: string): ((progress: Progress) => void) | undefined {
+  const value = options[key]
+  if (value === undefined) return undefined
+  if (typeof value !== 'function') throw invalidType(`options.${key}`, 'a function', value)
+  return value as (progress: Progress) => void
+}
+
 function signalOf(options: Options): AbortSignal | undefined {
   const value = options.signal
   if (value === undefined) return undefined
@@ -142,11 +170,30 @@ export function parsePlanOptions(file: unknown, value: unknown): PlanRequest {
 }
 
 export function parseMapOptions(file: unknown, value: unknown): MapRequest {
-  const options = object(value, [...PLAN_KEYS, 'name', 'timeout', 'signal'])
+  const own = ['name', 'guard', 'verify', 'onProgress', 'timeout', 'signal']
+  const options = object(value, [...PLAN_KEYS, ...own])
   return {
     ...planRequest(file, options),
     name: text(options, 'name'),
+    guard: oneOf(options, 'guard', 'immutable', 'none'),
+    verify: oneOf(options, 'verify', 'sample', 'full', 'none'),
+    onProgress: listener(options, 'onProgress'),
     timeout: integer(options, 'timeout', 0) ?? DEFAULT_TIMEOUT,
+    signal: signalOf(options),
+  }
+}
+
+export interface VerifyRequest {
+  content: 'sample' | 'full' | 'none'
+  onProgress: ((progress: Progress) => void) | undefined
+  signal: AbortSignal | undefined
+}
+
+export function parseVerifyOptions(value: unknown): VerifyRequest {
+  const options = object(value, ['content', 'onProgress', 'signal'])
+  return {
+    content: oneOf(options, 'content', 'none', 'sample', 'full'),
+    onProgress: listener(options, 'onProgress'),
     signal: signalOf(options),
   }
 }

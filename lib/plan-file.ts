@@ -59,7 +59,7 @@ export async function drawPlan(
   const range = sliceFiles(files, request)
   const parts = []
   for (const slice of range.slices) {
-    parts.push(await planSlice(slice, { holes: request.holes, blockSize: range.blockSize }))
+    parts.push(await planSlice(slice, { ...request, blockSize: range.blockSize }))
   }
   const problems = [...range.problems, ...parts.flatMap((part) => part.problems)]
   const segments = problems.length > 0 ? new SegmentTable() : joinSegments(parts)
@@ -88,7 +88,7 @@ const plannedFile = (file: BackingFile): PlannedFile => ({
 })
 
 /** The plan for a part of one file. */
-interface SlicePlan {
+export interface SlicePlan {
   slice: FileSlice
   problems: Problem[]
   extents: Float64Array
@@ -99,10 +99,10 @@ interface SlicePlan {
 /** Extents, verdict, device stack and segments of one file. */
 async function planSlice(
   slice: FileSlice,
-  options: { holes: 'reject' | 'zero'; blockSize: number },
+  options: PlanBasis & { blockSize: number },
 ): Promise<SlicePlan> {
   const { file, offset, length } = slice
-  const problems = judgeFile(file)
+  const problems = judgeFile(file, options)
   const part: SlicePlan = {
     slice,
     problems,
@@ -120,6 +120,9 @@ async function planSlice(
   const stack = await readStack(file.device, file.path)
   if ('code' in stack) problems.push(stack)
   else part.stack = stack
+  if (part.stack?.readOnly === true && !options.readOnly) {
+    problems.push(problem('DMLOOP_READ_ONLY', { file: file.path }))
+  }
   if (part.stack && problems.length === 0) {
     const { levels, devices } = part.stack
     const zeroFlags = options.holes === 'zero' ? EXTENT_FLAGS.UNWRITTEN.bit : 0
@@ -162,8 +165,8 @@ const joinSegments = (parts: readonly SlicePlan[]): SegmentTable =>
 /** The extents of all parts, counted from the start of the first file. */
 function joinExtents(parts: readonly SlicePlan[]): ExtentTable {
   const [only] = parts
-  if (only && parts.length === 1) return new ExtentTable(only.extents)
+  if (only?.slice.fileStart === 0 && parts.length === 1) return new ExtentTable(only.extents)
   return ExtentTable.concat(
-    parts.map(({ extents, slice }) => ({ extents, fileSize: slice.file.size })),
+    parts.map(({ extents, slice }) => ({ extents, fileStart: slice.fileStart })),
   )
 }

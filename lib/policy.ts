@@ -104,6 +104,12 @@ export const POLICY = {
       'Write the whole file (cp --sparse=never FILE COPY); or map read-only with holes: ‘zero’.',
     blocks: 'linear',
   },
+  DMLOOP_READ_ONLY: {
+    found: 'lies on a filesystem or a device that is read-only',
+    why: 'What is read-only above would be written to beneath.',
+    remedy: 'Map with readOnly: true.',
+    blocks: 'linear',
+  },
   DMLOOP_DEVICE_CLAIMED: {
     found: 'lies on a filesystem that holds its disk itself',
     why: 'The kernel gives a disk to one holder: the filesystem has it, so device-mapper gets EBUSY.',
@@ -126,6 +132,30 @@ export const POLICY = {
     found: 'device-mapper cannot be reached',
     why: 'The kernel’s device-mapper makes the device.',
     remedy: 'Run as root, on a kernel with device-mapper: modprobe dm_mod.',
+    blocks: 'linear',
+  },
+  DMLOOP_FILE_IN_USE: {
+    found: 'is open for writing',
+    why: 'A writer may truncate it or give it other blocks while it is mapped.',
+    remedy: 'Have the processes that are named close it.',
+    blocks: 'linear',
+  },
+  DMLOOP_UNGUARDABLE: {
+    found: 'cannot be held still',
+    why: 'Without the immutable flag anyone may truncate, delete or move it while it is mapped.',
+    remedy: 'Map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
+    blocks: 'linear',
+  },
+  DMLOOP_NOT_PINNED: {
+    found: 'is not pinned',
+    why: 'The garbage collector of f2fs moves the blocks of files that are not pinned.',
+    remedy: 'Make the file anew, pinned before it has blocks: f2fs_io pinfile set FILE.',
+    blocks: 'linear',
+  },
+  DMLOOP_CONTENT_MISMATCH: {
+    found: 'reads otherwise through the device',
+    why: 'The filesystem or a device beneath gave addresses that are not the file’s.',
+    remedy: 'Do not write to the device; check what lies beneath the filesystem.',
     blocks: 'linear',
   },
   DMLOOP_ALREADY_MAPPED: {
@@ -199,5 +229,18 @@ export const FILE_ATTRIBUTES = [
   code: DmloopCode
 }[]
 
-/** Filesystems whose FIEMAP addresses were proven to be positions on their device. */
-export const KNOWN_FILESYSTEMS: ReadonlySet<string> = new Set(['ext2', 'ext3', 'ext4', 'xfs'])
+/** What is known of a filesystem whose addresses were proven to be positions on its device. */
+interface KnownFilesystem {
+  /** Whether FS_IMMUTABLE_FL holds a file still there. */
+  immutable: boolean
+  /** Whether its garbage collector moves blocks that are not pinned. */
+  pin: boolean
+}
+
+/** Filesystems that files may be mapped on; every other is refused by its name. */
+export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> = {
+  ext2: { immutable: true, pin: false },
+  ext3: { immutable: true, pin: false },
+  ext4: { immutable: true, pin: false },
+  xfs: { immutable: true, pin: false },
+}

@@ -5,6 +5,8 @@ import { problem, type Problem } from './errors.js'
 /** A run of one file's bytes. */
 export interface FileSlice {
   file: BackingFile
+  /** Bytes from the start of the first file to the start of this one. */
+  fileStart: number
   /** Bytes from the start of this file. */
   offset: number
   /** Bytes. */
@@ -35,6 +37,11 @@ export function sliceFiles(
   const file = files.length === 1 ? files[0]?.path : undefined
   const refuse = (found: Problem): Range => ({ blockSize, size: 0, slices: [], problems: [found] })
 
+  const twin = files.find((each, at) => files.findIndex((f) => f.identity === each.identity) < at)
+  if (twin) {
+    const detail = 'is named twice, and one device must not show the same blocks in two places'
+    return refuse(problem('DMLOOP_ALREADY_MAPPED', { file: twin.path }, detail))
+  }
   if (total < blockSize) {
     const detail = `has ${total} bytes, and a logical block has ${blockSize}`
     return refuse(problem('DMLOOP_EMPTY_FILE', { file: file ?? files[0]?.path }, detail))
@@ -53,7 +60,7 @@ export function sliceFiles(
   for (const each of files) {
     const from = Math.max(offset - start, 0)
     const to = Math.min(offset + length - start, each.size)
-    if (from < to) slices.push({ file: each, offset: from, length: to - from })
+    if (from < to) slices.push({ file: each, fileStart: start, offset: from, length: to - from })
     start += each.size
   }
   const ragged = slices.find((slice) => slice.offset % blockSize || slice.length % blockSize)

@@ -21,7 +21,7 @@ export function parseDevice(device: string): { major: number; minor: number } {
 }
 
 /** The first of some files that there is, without the white space around it. */
-async function firstOf(...paths: string[]): Promise<string | undefined> {
+export async function readText(...paths: string[]): Promise<string | undefined> {
   for (const path of paths) {
     try {
       return (await readFile(path, 'utf8')).trim()
@@ -33,14 +33,14 @@ async function firstOf(...paths: string[]): Promise<string | undefined> {
 }
 
 const attribute = (device: string, name: string): Promise<string | undefined> =>
-  firstOf(`/sys/dev/block/${device}/${name}`)
+  readText(`/sys/dev/block/${device}/${name}`)
 
 /** The logical block size of a device, in bytes; 512 where sysfs does not say. */
 export async function logicalBlockSize(device: string): Promise<number> {
   const folder = `/sys/dev/block/${device}`
   // A partition's queue is its disk's.
   const name = 'queue/logical_block_size'
-  return Number((await firstOf(`${folder}/${name}`, `${folder}/../${name}`)) ?? 512)
+  return Number((await readText(`${folder}/${name}`, `${folder}/../${name}`)) ?? 512)
 }
 
 /** A device's size, in bytes. */
@@ -64,13 +64,13 @@ export const mapperName = (device: string): Promise<string | undefined> =>
 export interface Mount {
   mountPoint: string
   filesystem: string
-  /** Options of the mount and of the filesystem. */
+  /** Options of the filesystem, whatever mount it is seen through. */
   options: string[]
 }
 
 /** Where a device is mounted, as this process sees it (proc_pid_mountinfo(5)). */
 export async function mountsOf(device: string): Promise<Mount[]> {
-  const text = (await firstOf('/proc/self/mountinfo')) ?? ''
+  const text = (await readText('/proc/self/mountinfo')) ?? ''
   return text
     .split('\n')
     .map((line) => line.split(' '))
@@ -80,7 +80,7 @@ export async function mountsOf(device: string): Promise<Mount[]> {
       return {
         mountPoint: unescape(fields[4] ?? ''),
         filesystem,
-        options: [...(fields[5] ?? '').split(','), ...superOptions.split(',')],
+        options: superOptions.split(','),
       }
     })
 }

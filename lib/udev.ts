@@ -5,7 +5,7 @@ import debug from 'debug'
 import { isSystemError } from './errors.js'
 import { native, result, type DmDevice } from './native.js'
 import { splitDevice } from './sysfs.js'
-import { poll, type Patience } from './wait.js'
+import { poll } from './wait.js'
 
 const log = debug('dmloop:udev')
 
@@ -24,12 +24,13 @@ async function udevRuns(): Promise<boolean> {
 }
 
 /**
- * Runs an ioctl that makes udev act, and waits until udev's rules have run. The wait ends without an
- * error when the time is over: whether the node is there is for the caller to see.
+ * Runs an ioctl that makes udev act, and waits until udev's rules have run. What the ioctl did is done,
+ * so nothing that happens to the wait is an error: not the end of the time, nor that somebody removed
+ * the semaphore. Whether the node is there is for the caller to see.
  */
 export async function withUdev(
   act: (cookie: number) => Promise<DmDevice>,
-  patience: Patience,
+  timeout: number,
 ): Promise<DmDevice> {
   if (!(await udevRuns())) return act(0)
   const { semaphore, value } = await result(native.createCookie())
@@ -37,15 +38,26 @@ export async function withUdev(
     const device = await act(value)
     if ((device.flags & UEVENT_GENERATED) !== 0) {
       const done = await poll(
-        async () => ((await result(native.pendingEvents(semaphore))) === 0 ? true : undefined),
-        patience,
+        async () => ((await pendingEvents(semaphore)) === 0 ? true : undefined),
+        { timeout, signal: undefined },
       )
-      if (!done) log('udev did not finish with %s in %d ms', device.name, patience.timeout)
+      if (!done) log('udev did not finish with %s in %d ms', device.name, timeout)
     }
     return device
   } finally {
-    await result(native.destroyCookie(semaphore))
+    await result(native.destroyCookie(semaphore)).catch(ignoreGoneSemaphore)
   }
+}
+
+const pendingEvents = (semaphore: number): Promise<number> =>
+  result(native.pendingEvents(semaphore)).catch((error: unknown) => {
+    ignoreGoneSemaphore(error)
+    return 0
+  })
+
+/** `dmsetup udevcomplete_all` removes the semaphores of everyone. */
+function ignoreGoneSemaphore(error: unknown): void {
+  if (!isSystemError(error, 'EINVAL', 'EIDRM')) throw error
 }
 
 /** Whether a path leads to a device. */
@@ -66,8 +78,13 @@ export async function ensureNode(device: DmDevice): Promise<void> {
   if (await leadsTo(path, device)) return
   await mkdir(dirname(path), { recursive: true })
   await rm(path, { force: true })
-  await result(native.makeBlockNode(path, device.major, device.minor), path)
-  log('made %s', path)
+  try {
+    await result(native.makeBlockNode(path, device.major, device.minor), path)
+    log('made %s', path)
+  } catch (error) {
+    // A udev that cannot be seen from here (another network namespace) may have been faster.
+    if (!isSystemError(error, 'EEXIST') || !(await leadsTo(path, device))) throw error
+  }
 }
 
 /** Makes sure that /dev/mapper/NAME does not lead to a device that has been removed. */

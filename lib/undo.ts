@@ -1,4 +1,4 @@
-/** What must be taken back if a later step fails: run in reverse, every step whatever the others do. */
+/** What must be taken back if a later step fails, in reverse. */
 export class Undo {
   readonly #steps: (() => Promise<unknown>)[] = []
 
@@ -6,12 +6,18 @@ export class Undo {
     this.#steps.push(step)
   }
 
-  /** Runs the steps; their own errors are returned, for the failure that is being reported matters more. */
-  async run(): Promise<unknown[]> {
-    const errors: unknown[] = []
+  /**
+   * Runs the steps. The first that fails is the last to run, and its error is returned: what is below it
+   * rests on what could not be taken away (a file must not be let go while its device is there).
+   */
+  async run(): Promise<unknown> {
     for (const step of this.#steps.splice(0).reverse()) {
-      await step().catch((error: unknown) => errors.push(error))
+      try {
+        await step()
+      } catch (error) {
+        return error
+      }
     }
-    return errors
+    return undefined
   }
 }

@@ -7,19 +7,30 @@ import {
   EXTENT_FLAGS,
   FILE_ATTRIBUTES,
   HARMLESS_EXTENT_FLAGS,
-  KNOWN_FILESYSTEMS,
+  FILESYSTEMS,
   type DmloopCode,
 } from './policy.js'
 
 /** Verdicts on the file as a whole, before its extents are looked at. */
-export function judgeFile({ path, facts, filesystem }: BackingFile): Problem[] {
+export function judgeFile(
+  { path, facts, filesystem }: BackingFile,
+  { readOnly }: { readOnly: boolean },
+): Problem[] {
   const problems: Problem[] = []
-  if (!KNOWN_FILESYSTEMS.has(filesystem.name)) {
+  if (!FILESYSTEMS[filesystem.name]) {
     const detail = `lies on ${filesystem.name}, whose block addresses are not known to be true`
     problems.push(problem('DMLOOP_UNSUPPORTED_FILESYSTEM', { file: path }, detail))
   }
   for (const { from, bit, code } of FILE_ATTRIBUTES) {
     if ((facts[from] & bit) !== 0) problems.push(problem(code, { file: path }))
+  }
+  const unreplayed = ['noload', 'norecovery'].find((option) => filesystem.options.includes(option))
+  if (unreplayed !== undefined) {
+    const detail = `lies on a filesystem mounted with ${unreplayed}, whose journal may know better`
+    problems.push(problem('DMLOOP_UNSUPPORTED_FILESYSTEM', { file: path }, detail))
+  }
+  if (filesystem.readOnly && !readOnly) {
+    problems.push(problem('DMLOOP_READ_ONLY', { file: path }))
   }
   if (filesystem.options.includes('data=journal')) {
     problems.push(problem('DMLOOP_DATA_JOURNALED', { file: path }))

@@ -10,12 +10,15 @@
 #include <utility>
 #include <vector>
 
+#include "compare.h"
 #include "device_mapper.h"
 #include "extent_walk.h"
 #include "file_facts.h"
 #include "files.h"
+#include "guard.h"
 #include "packed_rows.h"
 #include "promise_worker.h"
+#include "safe_integer.h"
 #include "segments.h"
 #include "udev_cookie.h"
 
@@ -26,8 +29,6 @@ namespace dmloop {
 
 namespace {
 
-constexpr double kMaxSafeInteger = 9007199254740991.0;
-
 Napi::Value Reject(Napi::Env env, const char* message) {
   Napi::TypeError::New(env, message).ThrowAsJavaScriptException();
   return env.Undefined();
@@ -36,7 +37,8 @@ Napi::Value Reject(Napi::Env env, const char* message) {
 std::optional<uint64_t> SafeInteger(const Napi::Value& value) {
   if (!value.IsNumber()) return std::nullopt;
   const double number = value.As<Napi::Number>().DoubleValue();
-  if (!(number >= 0 && number <= kMaxSafeInteger) || std::floor(number) != number) {
+  if (!(number >= 0 && number <= static_cast<double>(kMaxSafeInteger)) ||
+      std::floor(number) != number) {
     return std::nullopt;
   }
   return static_cast<uint64_t>(number);
@@ -92,6 +94,10 @@ Napi::Value Strings(Napi::Env env, const std::vector<std::string>& strings) {
 }
 
 Napi::Value Undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
+
+Napi::Value NumberOrMinusOne(Napi::Env env, std::optional<uint64_t>& position) {
+  return Napi::Number::New(env, position ? static_cast<double>(*position) : -1);
+}
 
 Napi::Object DeviceObject(Napi::Env env, const dm::Device& device) {
   Napi::Object object = Napi::Object::New(env);
@@ -160,9 +166,7 @@ Napi::Value FindMovedByteJs(const Napi::CallbackInfo& info) {
       [fd = static_cast<int>(*fd), offset = *offset, length = *length, rows] {
         return FindMovedByte(fd, offset, length, rows->rows());
       },
-      [](Napi::Env env, std::optional<uint64_t>& moved) -> Napi::Value {
-        return Napi::Number::New(env, moved ? static_cast<double>(*moved) : -1);
-      });
+      NumberOrMinusOne);
 }
 
 Napi::Value InspectJs(const Napi::CallbackInfo& info) {
@@ -186,18 +190,81 @@ Napi::Value InspectJs(const Napi::CallbackInfo& info) {
       });
 }
 
-Napi::Value TryLockJs(const Napi::CallbackInfo& info) {
+// A step on an open file that answers with nothing but whether it went well.
+template <Result<Nothing> (*step)(int)>
+Napi::Value FileStepJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  if (!fd) return Reject(info.Env(), "tryLock(fd)");
+  if (!fd) return Reject(info.Env(), "file step(fd)");
   return PromiseWorker<Nothing>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return TryLock(fd); }, Undefined);
+      info.Env(), [fd = static_cast<int>(*fd)] { return step(fd); }, Undefined);
 }
 
-Napi::Value DropCacheJs(const Napi::CallbackInfo& info) {
+// A step that turns something on or off.
+template <Result<Nothing> (*step)(int, bool)>
+Napi::Value FileSwitchJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  if (!fd) return Reject(info.Env(), "dropCache(fd)");
+  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "file switch(fd, on)");
   return PromiseWorker<Nothing>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return DropCache(fd); }, Undefined);
+      info.Env(),
+      [fd = static_cast<int>(*fd), on = info[1].As<Napi::Boolean>().Value()] {
+        return step(fd, on);
+      },
+      Undefined);
+}
+
+Napi::Value LeaseIsWholeJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "leaseIsWhole(fd)");
+  return PromiseWorker<bool>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return LeaseIsWhole(fd); },
+      [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
+}
+
+Napi::Value PinCountJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "pinCount(fd)");
+  return PromiseWorker<int>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return PinCount(fd); },
+      [](Napi::Env env, int& count) -> Napi::Value { return Napi::Number::New(env, count); });
+}
+
+Napi::Value GetMarkJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "getMark(fd)");
+  return PromiseWorker<std::optional<std::string>>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return GetMark(fd); },
+      [](Napi::Env env, std::optional<std::string>& mark) -> Napi::Value {
+        if (!mark) return env.Undefined();
+        return Napi::String::New(env, *mark);
+      });
+}
+
+Napi::Value SetMarkJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd || !info[1].IsString()) return Reject(info.Env(), "setMark(fd, mark)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [fd = static_cast<int>(*fd), mark = info[1].As<Napi::String>().Utf8Value()] {
+        return SetMark(fd, mark);
+      },
+      Undefined);
+}
+
+Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
+  const auto left = SafeInteger(info[0]);
+  const auto left_offset = SafeInteger(info[1]);
+  const auto right = SafeInteger(info[2]);
+  const auto right_offset = SafeInteger(info[3]);
+  const auto length = SafeInteger(info[4]);
+  if (!left || !left_offset || !right || !right_offset || !length) {
+    return Reject(info.Env(), "findDifference(left, leftOffset, right, rightOffset, length)");
+  }
+  return PromiseWorker<std::optional<uint64_t>>::Run(
+      info.Env(),
+      [left = static_cast<int>(*left), left_offset = *left_offset, right = static_cast<int>(*right),
+       right_offset = *right_offset,
+       length = *length] { return FindDifference(left, left_offset, right, right_offset, length); },
+      NumberOrMinusOne);
 }
 
 Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
@@ -448,8 +515,18 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("walkExtents", WalkExtentsJs);
   add("findMovedByte", FindMovedByteJs);
   add("inspect", InspectJs);
-  add("tryLock", TryLockJs);
-  add("dropCache", DropCacheJs);
+  add("tryLock", FileStepJs<TryLock>);
+  add("dropCache", FileStepJs<DropCache>);
+  add("findDifference", FindDifferenceJs);
+  add("takeLease", FileStepJs<TakeLease>);
+  add("leaseIsWhole", LeaseIsWholeJs);
+  add("dropLease", FileStepJs<DropLease>);
+  add("setImmutable", FileSwitchJs<SetImmutable>);
+  add("setPinned", FileSwitchJs<SetPinned>);
+  add("pinCount", PinCountJs);
+  add("getMark", GetMarkJs);
+  add("setMark", SetMarkJs);
+  add("removeMark", FileStepJs<RemoveMark>);
   add("makeBlockNode", MakeBlockNodeJs);
   add("layOut", LayOutJs);
   add("dmVersion", DmVersionJs);

@@ -12,7 +12,7 @@
 // nothing: TypeScript decides what an EBUSY means.
 namespace dmloop::dm {
 
-// Which device an ioctl is for: by exactly one of name, UUID or device number.
+// Which device an ioctl is for: by one of name, UUID or device number.
 struct Target {
   std::string name;
   std::string uuid;

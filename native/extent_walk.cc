@@ -8,11 +8,11 @@
 #include <cstddef>
 #include <memory>
 
+#include "safe_integer.h"
+
 namespace dmloop {
 
 namespace {
-
-constexpr uint64_t kMaxSafeInteger = (uint64_t{1} << 53) - 1;
 
 // Neighbours are one extent unless a flag that somebody judges tells them apart. LAST and MERGED
 // say how the filesystem answered, not what the blocks are.

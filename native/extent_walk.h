@@ -32,8 +32,7 @@ struct ExtentMap {
 // the gaps between them, which nothing in FIEMAP flags.
 class ExtentCollector {
  public:
-  ExtentCollector(uint64_t offset, uint64_t length)
-      : begin_(offset), end_(offset + length), cursor_(offset) {}
+  ExtentCollector(uint64_t offset, uint64_t length) : end_(offset + length), cursor_(offset) {}
 
   // False when an address does not fit a JavaScript safe integer.
   bool Add(Extent extent);
@@ -48,7 +47,6 @@ class ExtentCollector {
   void NoteHole(uint64_t until);
   void Flush();
 
-  uint64_t begin_;
   uint64_t end_;
   uint64_t cursor_;
   bool pending_ = false;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "safe_integer.h"
+
 namespace dmloop {
 
 namespace {
@@ -173,14 +175,14 @@ Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uin
 }
 
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count) {
-  constexpr double kMaxSafeInteger = 9007199254740991.0;
   const Failure invalid{EINVAL, "CheckSegments"};
   if (rows.size() % kSegmentColumns != 0) return invalid;
   for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
     const double device = rows[i + 2];
     if (!(device >= kZeroTarget && device < static_cast<double>(device_count))) return invalid;
     for (const size_t column : {i, i + 1, i + 3}) {
-      if (!(rows[column] >= 0 && rows[column] <= kMaxSafeInteger)) return invalid;
+      if (!(rows[column] >= 0 && rows[column] <= static_cast<double>(kMaxSafeInteger)))
+        return invalid;
     }
   }
   return Nothing{};

@@ -16,6 +16,7 @@ const GUESTS: Guest[] = [
   { test: 'bytes', args: ['xfs'], options: ['--disk=400', '--memory=3G'] },
   { test: 'event-loop', options: ['--disk=1200', '--memory=4G'] },
   { test: 'nodes', options: ['--disk=100'] },
+  { test: 'guard', options: ['--disk=400'] },
   { test: 'agreement', options: ['--udev', '--disk=400'] },
   { test: 'refusals', options: ['--udev', '--disk=400', '--modules=dm-delay'] },
   { test: 'look-only', options: ['--disk=100'] },

@@ -9,7 +9,7 @@ import {
   writeFileSync,
   closeSync,
 } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ensurePrograms, findProgram } from './packages.js'
 
@@ -41,7 +41,7 @@ export const GUEST_DEFAULTS: GuestOptions = {
 const TIMED_OUT = 124
 const GUEST_FAILED = 70
 
-const PASSED_ON = ['DEBUG', 'LANG', 'TERM', 'NO_COLOR', 'FORCE_COLOR', 'NODE_OPTIONS', 'COLUMNS']
+const PASSED_ON = ['DEBUG', 'LANG', 'TERM', 'NO_COLOR', 'FORCE_COLOR', 'COLUMNS']
 
 const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
 
@@ -104,6 +104,8 @@ export async function runInGuest(command: string[], options: GuestOptions): Prom
       console.error(`the guest was stopped after ${options.timeout} s`)
       return TIMED_OUT
     }
+    // As a shell tells of a command that a signal has ended.
+    if (exit !== 'ended') return 128 + constants.signals[exit]
     return statusOf(directory) ?? guestFailed(kernelLog)
   } finally {
     closeSync(log)
@@ -130,7 +132,7 @@ function boot(
   args: string[],
   log: number,
   timeout: number,
-): Promise<'ended' | 'timeout'> {
+): Promise<'ended' | 'timeout' | NodeJS.Signals> {
   return new Promise((resolve, reject) => {
     // User-Mode Linux is several processes: a group of their own lets us end them all. A watcher in
     // the group does it when our end of its pipe closes, so even our own SIGKILL leaves none behind.
@@ -147,14 +149,14 @@ function boot(
         // It has ended already.
       }
     }
-    const stopAndLeave = (signal: NodeJS.Signals): void => {
+    let outcome: 'ended' | 'timeout' | NodeJS.Signals = 'ended'
+    const stopFor = (signal: NodeJS.Signals): void => {
+      outcome = signal
       stop()
-      process.kill(process.pid, signal)
     }
     const signals: NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP']
-    for (const signal of signals) process.once(signal, stopAndLeave)
+    for (const signal of signals) process.once(signal, stopFor)
 
-    let outcome: 'ended' | 'timeout' = 'ended'
     const timer =
       timeout > 0
         ? setTimeout(() => {
@@ -169,7 +171,7 @@ function boot(
     guest.once('exit', stop)
     guest.once('close', () => {
       clearTimeout(timer)
-      for (const signal of signals) process.off(signal, stopAndLeave)
+      for (const signal of signals) process.off(signal, stopFor)
       resolve(outcome)
     })
   })

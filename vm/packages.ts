@@ -12,6 +12,7 @@ const PROGRAMS: Record<string, string> = {
   dmsetup: 'dmsetup',
   strace: 'strace',
   'mkfs.ext4': 'e2fsprogs',
+  getfattr: 'attr',
   'mkfs.xfs': 'xfsprogs',
 }
 

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { mapFile, openMapping, planFile, type DmloopError, type MapOptions } from 'dmloop'
-import { parseMapOptions, parseUnmapOptions } from '#lib/options.js'
+import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
 import { deviceNameFor, identityOf, uuidOf } from '#lib/names.js'
 
 const TYPE = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE' }
@@ -24,6 +24,9 @@ await t.test('wrong arguments are told from the start, as Node does', async (t) 
     [{ holes: 'zeros' }, VALUE],
     [{ holes: 'zero' }, VALUE],
     [{ name: 5 }, TYPE],
+    [{ guard: 'lease' }, VALUE],
+    [{ verify: true }, VALUE],
+    [{ onProgress: 5 }, TYPE],
     [{ timeout: -1 }, RANGE],
     [{ signal: {} }, TYPE],
   ]
@@ -41,6 +44,7 @@ await t.test('wrong arguments are told from the start, as Node does', async (t) 
   for (const file of ['', 'a\0b', []]) await t.rejects(planFile(file), VALUE)
   await t.rejects(planFile('/nothing', { name: 'x' } as object), VALUE, 'a plan has no name')
   await t.rejects(openMapping(5 as unknown as string), TYPE)
+  t.throws(() => parseVerifyOptions({ content: 'all' }), VALUE)
   t.throws(() => parseUnmapOptions({ deferred: 1 }), TYPE)
   t.throws(() => parseUnmapOptions({ force: true }), VALUE)
 })
@@ -53,6 +57,9 @@ await t.test('defaults', (t) => {
     readOnly: false,
     holes: 'reject',
     name: undefined,
+    guard: 'immutable',
+    verify: 'sample',
+    onProgress: undefined,
     timeout: 10_000,
     signal: undefined,
   })

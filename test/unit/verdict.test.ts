@@ -78,6 +78,7 @@ const file = (path: string, size: number, more: object = {}): BackingFile =>
   ({
     path,
     size,
+    identity: path,
     blockSize: 512,
     filesystem: { name: 'ext4', options: [] },
     facts: { attributes: 0, inodeFlags: 0, extendedFlags: 0 },
@@ -86,7 +87,7 @@ const file = (path: string, size: number, more: object = {}): BackingFile =>
 
 await t.test('files as a whole', (t) => {
   const judge = (more: object): (DmloopCode | undefined)[] =>
-    judgeFile(file('f', 1, more)).map(({ code }) => code)
+    judgeFile(file('f', 1, more), { readOnly: false }).map(({ code }) => code)
   const on = (name: string, options: string[] = []): object => ({ filesystem: { name, options } })
   for (const name of ['ext2', 'ext3', 'ext4', 'xfs']) t.strictSame(judge(on(name)), [], name)
   for (const name of [
@@ -108,6 +109,12 @@ await t.test('files as a whole', (t) => {
     t.strictSame(judge(on(name)), ['DMLOOP_UNSUPPORTED_FILESYSTEM'], name)
   }
   t.strictSame(judge(on('ext4', ['rw', 'data=journal'])), ['DMLOOP_DATA_JOURNALED'])
+  for (const option of ['noload', 'norecovery']) {
+    t.strictSame(judge(on('ext4', [option])), ['DMLOOP_UNSUPPORTED_FILESYSTEM'], option)
+  }
+  const readOnly = { filesystem: { name: 'ext4', options: ['ro'], readOnly: true } }
+  t.strictSame(judge(readOnly), ['DMLOOP_READ_ONLY'])
+  t.strictSame(judgeFile(file('f', 1, readOnly), { readOnly: true }), [])
   const attribute = (more: object): object => ({
     facts: { attributes: 0, inodeFlags: 0, extendedFlags: 0, ...more },
   })
@@ -149,6 +156,7 @@ await t.test('ranges', (t) => {
     ],
   })
   t.strictSame(slice([a, b], 4096), { size: 1536, slices: [['b', 0, 1536]] })
+  t.strictSame(slice([a, b, a]), { code: 'DMLOOP_ALREADY_MAPPED' }, 'a file twice')
   t.strictSame(slice([c, a]), { code: 'DMLOOP_UNALIGNED' }, 'a ragged file in the middle')
   t.strictSame(slice([a], 100), { code: 'DMLOOP_UNALIGNED' })
   t.strictSame(slice([a], 0, 100), { code: 'DMLOOP_UNALIGNED' })

@@ -1,6 +1,6 @@
 // The plan, the kernel's table and the field's own tools agree.
 import t from 'tap'
-import { mapFile, planFile, type Extent } from 'dmloop'
+import { mapFile, openMapping, planFile, type Extent } from 'dmloop'
 import { fragmentedFile, makeHost, manySegments, oneSegment, sh, sha256 } from './lab.js'
 
 type Run = Pick<Extent, 'logical' | 'physical' | 'length'>
@@ -128,10 +128,15 @@ await t.test('several files are one device, end to end', async (t) => {
   t.strictSame(device.files, files)
   t.equal(await sha256(device.path, device.size), sum)
   t.strictSame(await device.verify(), { ok: true, problems: [] })
+  t.equal((await openMapping(files[1] ?? '')).name, device.name, 'found by any of its files')
   for (const file of files) {
     await t.rejects(mapFile(file, { name: 'twin' }), { code: 'DMLOOP_ALREADY_MAPPED' }, file)
   }
   await device.unmap()
+  await t.rejects(mapFile([files[0] ?? '', files[0] ?? '']), {
+    code: 'DMLOOP_ALREADY_MAPPED',
+    message: /named twice/,
+  })
 
   // A range that begins in the second file and ends in the third.
   await using part = await mapFile(files, { offset: 2 << 20, length: (1 << 20) + 4096 })
@@ -142,6 +147,8 @@ await t.test('several files are one device, end to end', async (t) => {
     ).slice(0, 64),
   )
   await part.unmap()
+  const { extents } = await planFile(files, { offset: 1 << 20 })
+  t.equal(extents.at(0)?.logical, 1 << 20, 'extents count from the first file')
   const ragged = `${host.path}/ragged`
   fragmentedFile(ragged, 5000, 1, 1)
   await t.rejects(mapFile([ragged, ...files]), { code: 'DMLOOP_UNALIGNED', file: ragged })
@@ -153,7 +160,7 @@ await t.test('a device grows with its file', async (t) => {
   const host = makeHost('ext4', oneSegment(), { name: 'host' })
   const file = `${host.path}/image`
   sh(`head -c 1M /dev/urandom >${file}`)
-  const device = await mapFile(file)
+  const device = await mapFile(file, { guard: 'none' })
   await device.extend()
   t.equal(device.size, 1 << 20, 'nothing to extend by')
 
@@ -169,7 +176,17 @@ await t.test('a device grows with its file', async (t) => {
   t.equal(Number(sh(`blockdev --getsize64 ${device.path}`)), 4 << 20, 'the device stays')
   t.strictSame(await device.verify(), { ok: true, problems: [] })
   t.match(sh('dmsetup info image'), /Tables present: +LIVE\n/, 'no inactive table is left')
+  // Somebody else has it unmapped and mapped again: an old object does not touch the new one.
+  const found = await openMapping(file)
+  sh(`truncate -s 4M ${file}`)
+  await found.unmap()
+  const anew = await mapFile(file, { guard: 'none', length: 1 << 20 })
+  await t.rejects(device.extend(), { code: 'DMLOOP_FILE_CHANGED' }, 'not the old object’s any more')
+  t.match(await device.verify(), { ok: false })
+  t.equal(Number(sh(`blockdev --getsize64 ${anew.path}`)), 1 << 20)
   await device.unmap()
+  t.strictSame(await anew.verify({ content: 'full' }), { ok: true, problems: [] })
+  await anew.unmap()
   host.remove()
 })
 
@@ -177,7 +194,7 @@ await t.test('verify() finds what has changed', async (t) => {
   const host = makeHost('ext4', oneSegment(), { name: 'host' })
   const file = `${host.path}/image`
   fragmentedFile(file, 1 << 20, 30, 1)
-  const device = await mapFile(file)
+  const device = await mapFile(file, { guard: 'none' })
   sh(`fallocate -p -o 64K -l 8K ${file}`)
   t.match(await device.verify(), {
     ok: false,
@@ -194,6 +211,7 @@ await t.test('verify() finds what has changed', async (t) => {
   t.match(await device.verify(), { ok: false, problems: [{ code: 'DMLOOP_FILE_CHANGED', file }] })
   fragmentedFile(file, 1 << 20, 3, 2)
   t.match(await device.verify(), { ok: false }, 'another file of the same name')
+  sh(`rm ${file}`)
   await device.unmap()
   host.remove()
 })

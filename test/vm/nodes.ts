@@ -13,7 +13,16 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { listMappings, mapFile, openMapping, type DmloopError, type MappedDevice } from 'dmloop'
-import { deviceNames, leftCookies, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
+import {
+  deviceNames,
+  fileState,
+  leftCookies,
+  leftFiles,
+  makeHost,
+  oneSegment,
+  randomFile,
+  sh,
+} from './lab.js'
 
 const ROUNDS = 200
 const host = makeHost('ext4', oneSegment(), { name: 'host' })
@@ -72,6 +81,9 @@ await t.test('a device that is held open', async (t) => {
   for (let wait = 0; wait < 100 && deviceNames().length > 1; wait++) sh('sleep 0.05')
   t.strictSame(deviceNames(), ['host'], 'and gone when it is closed')
   t.ok(!existsSync(device.path) || !readable(device.path), 'nor does its node open')
+  t.match(sh(`lsattr ${file}`), /^-+i/, 'nobody was there to let the file go')
+  t.strictSame(await listMappings(), [])
+  t.notMatch(sh(`lsattr ${file}`), /^-+i/, 'until somebody looked')
 
   const again = await mapFile(file)
   await again.unmap()
@@ -90,10 +102,11 @@ await t.test('mounted, swapped on, mapped upon: the holder is named', async (t) 
 })
 
 await t.test('one file, one mapping', async (t) => {
-  const device = await mapFile(file)
   sh(`ln ${file} ${host.path}/hard-link; ln -s image ${host.path}/soft-link`)
+  const device = await mapFile(file)
   for (const path of [file, `${host.path}/hard-link`, `${host.path}/soft-link`]) {
     await t.rejects(mapFile(path, { name: 'twin' }), { code: 'DMLOOP_ALREADY_MAPPED' }, path)
+    t.equal((await openMapping(path)).name, device.name)
   }
   await device.unmap()
 
@@ -151,6 +164,7 @@ await t.test('any process can find and unmap it', async (t) => {
 })
 
 await t.test('a process that is killed leaves nothing that is in the way', async (t) => {
+  const state = fileState(file)
   for (const pause of [0, 20, 40, 60, 80, 100, 150, 200]) {
     const child = spawn(process.execPath, [PEER, 'loop', file, 'victim'], {
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -163,6 +177,7 @@ await t.test('a process that is killed leaves nothing that is in the way', async
     const device = await mapFile(file, { name: 'victim' })
     t.ok(readable(device.path), `killed after ${pause} ms`)
     await device.unmap()
+    t.equal(fileState(file), state, 'the file is as it was')
   }
   // A cookie dies with its semaphore, which a killed process cannot remove.
   sh('dmsetup udevcomplete_all -y')

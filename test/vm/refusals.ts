@@ -215,7 +215,11 @@ await t.test('filesystems and devices', async (t) => {
   }
   sh('head -c 64K /dev/urandom >/tmp/image')
   t.strictSame(await code('/tmp/image'), ['DMLOOP_UNSUPPORTED_FILESYSTEM'], 'tmpfs')
-  t.strictSame(await code(process.execPath), ['DMLOOP_UNSUPPORTED_FILESYSTEM'], 'hostfs')
+  t.strictSame(
+    await code(process.execPath),
+    ['DMLOOP_UNSUPPORTED_FILESYSTEM', 'DMLOOP_READ_ONLY'],
+    'hostfs, read-only',
+  )
 
   // Straight on a disk (a loop device here: the ram disks have other uses).
   sh(
@@ -250,6 +254,27 @@ await t.test('filesystems and devices', async (t) => {
   sh('losetup /dev/loop0 /tmp/disk; dmsetup create top --table "0 131072 linear 7:0 0"')
   sh('mount -o data=journal /dev/mapper/top /tmp/plain')
   t.strictSame(await code('/tmp/plain/image'), ['DMLOOP_DATA_JOURNALED'], 'data=journal')
+  sh('umount /tmp/plain; tune2fs -o journal_data /dev/mapper/top; mount /dev/mapper/top /tmp/plain')
+  t.notMatch(sh('grep /tmp/plain /proc/self/mountinfo'), /data=journal/, 'mountinfo hides it')
+  t.strictSame(await code('/tmp/plain/image'), ['DMLOOP_DATA_JOURNALED'], 'as a default')
+  sh('umount /tmp/plain; tune2fs -o ^journal_data /dev/mapper/top')
+
+  sh('mount -o ro,noload /dev/mapper/top /tmp/plain')
+  t.strictSame(
+    await code('/tmp/plain/image'),
+    ['DMLOOP_UNSUPPORTED_FILESYSTEM', 'DMLOOP_READ_ONLY'],
+    'a journal that was not replayed',
+  )
+  sh('umount /tmp/plain; mount -o ro /dev/mapper/top /tmp/plain')
+  t.strictSame(await code('/tmp/plain/image'), ['DMLOOP_READ_ONLY'], 'mounted read-only')
+  await using reader = await mapFile('/tmp/plain/image', { readOnly: true })
+  t.equal(await sha256(reader.path, 65536), await sha256('/tmp/plain/image', 65536))
+  await reader.unmap()
+  sh('umount /tmp/plain; dmsetup remove --retry top')
+  sh(
+    'dmsetup create top --readonly --table "0 131072 linear 7:0 0"; mount -o ro /dev/mapper/top /tmp/plain',
+  )
+  t.match(await code('/tmp/plain/image'), ['DMLOOP_READ_ONLY'], 'a layer is read-only')
   sh('umount /tmp/plain; dmsetup remove --retry top; losetup -d /dev/loop0')
 })
 

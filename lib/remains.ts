@@ -1,0 +1,100 @@
+// What an earlier process left behind: half-made devices, guards, records of mappings that are gone.
+import debug from 'debug'
+import { BackingFile, BackingFiles } from './backing-file.js'
+import { Claim, readRecord, recordedIdentities, type MappingRecord } from './claim.js'
+import { alreadyMapped, findDevice, hasLiveTable, removeDevice } from './device-mapper.js'
+import { DmloopError, isSystemError } from './errors.js'
+import { letGo } from './guard.js'
+import { uuidOf } from './names.js'
+import { native, result, type DmDevice } from './native.js'
+import { DEFAULT_TIMEOUT, pathOf } from './options.js'
+import type { Patience } from './wait.js'
+
+const log = debug('dmloop:remains')
+
+/**
+ * Rejects with DMLOOP_ALREADY_MAPPED if one of the files has a mapping. A device of the file's own that
+ * a crash left half-made is removed: the claim, which the caller has, says that nobody is at it.
+ */
+export async function clearDevices(
+  files: readonly { identity: string; path: string }[],
+  patience: Patience,
+): Promise<void> {
+  for (const { identity, path } of files) {
+    const device = await deviceOf(identity)
+    if (!device) continue
+    if (hasLiveTable(device)) throw alreadyMapped(path, device)
+    log('removing %s, left half-made', device.name)
+    await removeDevice(device, { ...patience, deferred: false })
+  }
+}
+
+/**
+ * The device that shows a file: its own, or that of an array it is part of. A record may be older than
+ * what its first file is mapped as now; only if both have the same record does it speak of this device.
+ */
+export async function deviceOf(identity: string): Promise<DmDevice | undefined> {
+  const own = await findDevice({ uuid: uuidOf(identity) })
+  if (own) return own
+  const record = await readRecord(identity)
+  const first = record?.identities[0]
+  if (!record || first === undefined || first === identity) return undefined
+  const device = await findDevice({ uuid: record.uuid })
+  if (!device || !hasLiveTable(device)) return undefined
+  return (await readRecord(first))?.id === record.id ? device : undefined
+}
+
+/**
+ * What is left to do for the files of a device that is gone: what they have cached is from before its
+ * writes, and they are let go. A file that is gone too, or is another by now, needs nothing.
+ */
+export async function finish({ files, identities, guard }: MappingRecord): Promise<void> {
+  for (const [index, path] of files.entries()) {
+    await using opened = await BackingFiles.open([path]).catch((error: unknown) => {
+      if (isSystemError(error, 'ENOENT', 'ENOTDIR') || error instanceof DmloopError)
+        return undefined
+      throw error
+    })
+    const [file] = opened?.list ?? []
+    if (!file || file.identity !== identities[index]) continue
+    await result(native.dropCache(file.handle.fd), path)
+    if (guard === 'immutable') await letGo(file)
+  }
+}
+
+/**
+ * Undoes a guard that a crash or a reboot left on a file, and removes a device that was half-made.
+ * Does nothing to a file without one. Rejects with DMLOOP_ALREADY_MAPPED while it is mapped.
+ */
+export async function releaseFile(file: string): Promise<void> {
+  const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
+  await using backing = await BackingFile.open(pathOf(file, 'file'))
+  await using claim = await Claim.take([backing.identity], patience)
+  await clearDevices([backing], patience)
+  await letGo(backing)
+  await claim.clear()
+}
+
+/**
+ * Lets go of files whose device is gone without us: removed by the kernel after a deferred unmap, or by
+ * dmsetup. A file that somebody is at just now is left to them.
+ */
+export async function sweep(): Promise<void> {
+  for (const identity of await recordedIdentities()) {
+    const record = await readRecord(identity)
+    if (!record || (await findDevice({ uuid: record.uuid }))) continue
+    await sweepRecord(record.identities).catch((error: unknown) => {
+      log('sweeping %s: %o', identity, error)
+    })
+  }
+}
+
+async function sweepRecord(identities: readonly string[]): Promise<void> {
+  await using claim = await Claim.take(identities, { timeout: 0, signal: undefined })
+  // Between the look and the claim the file may have been mapped again.
+  const record = await readRecord(identities[0] ?? '')
+  if (!record || (await findDevice({ uuid: record.uuid }))) return
+  await finish(record)
+  await claim.clear()
+  log('swept %o', record.files)
+}

@@ -1,0 +1,81 @@
+#include "guard.h"
+
+#include <fcntl.h>
+#include <linux/f2fs.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/types.h>
+#include <sys/xattr.h>
+
+#include <array>
+
+namespace dmloop {
+
+namespace {
+
+// Only a privileged process can see or change attributes of this class (xattr(7)).
+constexpr const char* kMark = "trusted.dmloop";
+
+}  // namespace
+
+Result<Nothing> TakeLease(int fd) {
+  // Whoever opens the file for writing meanwhile has the kernel send us a signal. The default one,
+  // SIGIO, ends a process that does not handle it; SIGURG is ignored.
+  if (fcntl(fd, F_SETSIG, SIGURG) < 0) return LastFailure("F_SETSIG");
+  if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0) return LastFailure("F_SETLEASE");
+  return Nothing{};
+}
+
+Result<bool> LeaseIsWhole(int fd) {
+  // While a lease is being broken, F_GETLEASE gives what it is to become.
+  const int lease = fcntl(fd, F_GETLEASE);
+  if (lease < 0) return LastFailure("F_GETLEASE");
+  return lease == F_RDLCK;
+}
+
+Result<Nothing> DropLease(int fd) {
+  if (fcntl(fd, F_SETLEASE, F_UNLCK) < 0) return LastFailure("F_SETLEASE");
+  return Nothing{};
+}
+
+Result<Nothing> SetImmutable(int fd, bool immutable) {
+  // The argument is an int, whatever the macro's `long` says (ioctl_iflags(2)).
+  int flags = 0;
+  if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return LastFailure("FS_IOC_GETFLAGS");
+  flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+  if (ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0) return LastFailure("FS_IOC_SETFLAGS");
+  return Nothing{};
+}
+
+Result<std::optional<std::string>> GetMark(int fd) {
+  std::array<char, 256> text;
+  const ssize_t size = fgetxattr(fd, kMark, text.data(), text.size());
+  if (size >= 0) return std::optional(std::string(text.data(), static_cast<size_t>(size)));
+  if (errno == ENODATA || errno == EOPNOTSUPP) return std::optional<std::string>();
+  return LastFailure("fgetxattr");
+}
+
+Result<Nothing> SetMark(int fd, const std::string& mark) {
+  if (fsetxattr(fd, kMark, mark.data(), mark.size(), 0) < 0) return LastFailure("fsetxattr");
+  return Nothing{};
+}
+
+Result<Nothing> RemoveMark(int fd) {
+  if (fremovexattr(fd, kMark) < 0 && errno != ENODATA) return LastFailure("fremovexattr");
+  return Nothing{};
+}
+
+Result<Nothing> SetPinned(int fd, bool pinned) {
+  __u32 set = pinned ? 1 : 0;
+  if (ioctl(fd, F2FS_IOC_SET_PIN_FILE, &set) < 0) return LastFailure("F2FS_IOC_SET_PIN_FILE");
+  return Nothing{};
+}
+
+Result<int> PinCount(int fd) {
+  __u32 count = 0;
+  if (ioctl(fd, F2FS_IOC_GET_PIN_FILE, &count) < 0) return LastFailure("F2FS_IOC_GET_PIN_FILE");
+  return static_cast<int>(count);
+}
+
+}  // namespace dmloop

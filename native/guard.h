@@ -1,0 +1,33 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "result.h"
+
+// What holds a file still. Each function is one step; which steps, and in which order, is
+// lib/guard.ts's to know.
+namespace dmloop {
+
+// Takes a read lease (fcntl(2), F_SETLEASE). EAGAIN while anybody has the file open for writing.
+Result<Nothing> TakeLease(int fd);
+// Whether the lease is still whole: false when somebody waits to open the file for writing.
+Result<bool> LeaseIsWhole(int fd);
+Result<Nothing> DropLease(int fd);
+
+// Sets or clears FS_IMMUTABLE_FL and leaves the other attributes as they are (ioctl_iflags(2)).
+Result<Nothing> SetImmutable(int fd, bool immutable);
+
+// The extended attribute in which a guard notes what it has set; nothing when there is none.
+Result<std::optional<std::string>> GetMark(int fd);
+Result<Nothing> SetMark(int fd, const std::string& mark);
+// Removing a mark that is not there is no failure.
+Result<Nothing> RemoveMark(int fd);
+
+// Pins or unpins a file's blocks on f2fs (F2FS_IOC_SET_PIN_FILE).
+Result<Nothing> SetPinned(int fd, bool pinned);
+// How often the blocks of a pinned file stood in the way of the garbage collector, or -1 when it is
+// not pinned (F2FS_IOC_GET_PIN_FILE answers 0 for both; the inode's flags tell them apart).
+Result<int> PinCount(int fd);
+
+}  // namespace dmloop
