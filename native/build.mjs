@@ -10,8 +10,13 @@ const TOOLS = { 'c++': 'g++', make: 'make', python3: 'python3' }
 const checkout = existsSync(new URL('../tsconfig.json', import.meta.url))
 const sanitize = process.argv.find((word) => word.startsWith('--sanitize=')) ?? '--sanitize=none'
 
-const run = (command, args) =>
-  spawnSync(command, args, { stdio: 'inherit', shell: false }).status ?? 1
+function run(command, args) {
+  const { status, error } = spawnSync(command, args, { stdio: 'inherit', shell: false })
+  if (error?.code === 'ENOENT') {
+    console.error(`dmloop: there is no ${command}; run this through npm: npm run build:native`)
+  }
+  return status ?? 1
+}
 const works = (command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0
 
 const missing = Object.keys(TOOLS).filter((command) => !works(command))
