@@ -13,7 +13,7 @@ export class BackingFile {
   /** The path without symbolic links. */
   readonly path: string
   readonly handle: FileHandle
-  readonly facts: FileFacts
+  facts: FileFacts
   readonly filesystem: Filesystem
   /** The filesystem's device, as "major:minor". */
   readonly device: string
@@ -92,9 +92,15 @@ export class BackingFiles implements AsyncDisposable {
     }
   }
 
-  /** Writes dirty pages and delayed allocations to the disk, so that every block has its address. */
-  async sync(): Promise<void> {
-    for (const { handle } of this.list) await handle.sync()
+  /**
+   * Writes dirty pages and delayed allocations to the disk, so that every block has its address, and
+   * looks at the files again: until they were held still they may have changed.
+   */
+  async settle(): Promise<void> {
+    for (const file of this.list) {
+      await file.handle.sync()
+      file.facts = await result(native.inspect(file.handle.fd), file.path)
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -17,6 +17,15 @@ const DEFERRED_REMOVE = 1 << 17
 
 export const hasLiveTable = (device: DmDevice): boolean => (device.flags & ACTIVE_PRESENT) !== 0
 
+/** Rejects with DMLOOP_NO_DEVICE_MAPPER where this process cannot use device-mapper. */
+export async function assertDeviceMapper(): Promise<void> {
+  try {
+    log('device-mapper %s', await result(native.dmVersion()))
+  } catch (error) {
+    throw reachable(error)
+  }
+}
+
 /** What the kernel knows of a device; undefined when there is none. */
 export async function findDevice(target: DmTarget): Promise<DmDevice | undefined> {
   try {

@@ -3,7 +3,13 @@ import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
 import { Claim, type MappingRecord } from './claim.js'
 import { compareContent } from './content.js'
-import { createDevice, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
+import {
+  assertDeviceMapper,
+  createDevice,
+  loadTable,
+  removeDevice,
+  resumeDevice,
+} from './device-mapper.js'
 import { DmloopError } from './errors.js'
 import { holdStill, letGo } from './guard.js'
 import { MappedDevice } from './mapped-device.js'
@@ -35,6 +41,7 @@ export async function mapFile(
 ): Promise<MappedDevice> {
   const request = parseMapOptions(file, options)
   request.signal?.throwIfAborted()
+  await assertDeviceMapper()
   await using files = await BackingFiles.open(request.files)
   const [first] = files.list as [BackingFile]
   const name = deviceNameFor(first.path, request.name)
@@ -55,7 +62,7 @@ export async function mapFile(
       }
     }
     request.signal?.throwIfAborted()
-    await files.sync()
+    await files.settle()
     const drawn = await drawPlan(files.list, request)
     const { plan } = drawn
     plan.assertMappable()

@@ -158,7 +158,7 @@ export class MappedDevice implements AsyncDisposable {
     await using claim = await Claim.take(identities, patience)
     const record = await this.#currentRecord()
     await using files = await openRecorded(record)
-    await files.sync()
+    await files.settle()
     const drawn = await drawPlan(files.list, { ...record, length: undefined })
     const { plan } = drawn
     plan.assertMappable()

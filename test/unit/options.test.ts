@@ -83,7 +83,7 @@ await t.test('names', (t) => {
 
 await t.test('the stack leads to the caller', async (t) => {
   async function theCaller(): Promise<void> {
-    await mapFile('/nothing/at/all')
+    await planFile('/nothing/at/all')
   }
   const error = (await theCaller().catch((error: unknown) => error)) as DmloopError
   t.match(error, { code: 'ENOENT', syscall: 'realpath', path: '/nothing/at/all' })

@@ -12,7 +12,15 @@ import {
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
-import { listMappings, mapFile, openMapping, type DmloopError, type MappedDevice } from 'dmloop'
+import {
+  listMappings,
+  mapFile,
+  openMapping,
+  planFile,
+  type DmloopError,
+  type MappedDevice,
+  type Plan,
+} from 'dmloop'
 import {
   deviceNames,
   fileState,
@@ -181,6 +189,21 @@ await t.test('a process that is killed leaves nothing that is in the way', async
   }
   // A cookie dies with its semaphore, which a killed process cannot remove.
   sh('dmsetup udevcomplete_all -y')
+  clean(t)
+})
+
+await t.test('without root a plan tells what it can, and nothing is mapped', async (t) => {
+  sh(`chmod 644 ${file}`)
+  const asNobody = (...args: string[]): string =>
+    sh(
+      `setpriv --reuid=65534 --regid=65534 --clear-groups ${process.execPath} ${PEER} ${args.join(' ')}`,
+    )
+  const plan = JSON.parse(asNobody('plan', file)) as Plan
+  t.strictSame(plan.extents, [...(await planFile(file)).extents], 'the extents are all there')
+  t.match(plan.problems, [
+    { code: 'DMLOOP_NO_DEVICE_MAPPER', message: /EACCES/, remedy: /root/, file, blocks: 'linear' },
+  ])
+  t.equal(asNobody('map', file, 'theirs').trim(), 'DMLOOP_NO_DEVICE_MAPPER')
   clean(t)
 })
 
