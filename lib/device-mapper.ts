@@ -4,6 +4,7 @@ import { isUnreachable, noDeviceMapper } from './device-stack.js'
 import { DmloopError, isSystemError, problem, systemError, verdict } from './errors.js'
 import { holdersOf } from './holders.js'
 import { native, result, type DmDevice, type DmTarget } from './native.js'
+import { identityOf } from './names.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
 import { ensureNode, nodePath, removeNode, withUdev } from './udev.js'
@@ -79,6 +80,44 @@ export async function loadTable(
   const { packed, devices } = segments
   await result(native.dmLoad({ uuid }, packed, [...devices], readOnly), name)
   log('%s: loaded %d segments', name, segments.length)
+}
+
+/**
+ * Rejects with DMLOOP_ALREADY_MAPPED when another mapping, live or in the making, lies on some of the same
+ * blocks. UUIDs tell files apart by the number of their filesystem's device, which may be another one
+ * after the volume was deactivated and activated again beneath a mapping. Each process loads first and
+ * looks then, so that of two at once at least one sees the other.
+ */
+export async function assertAlone(
+  device: DmDevice,
+  segments: SegmentTable,
+  file: string,
+): Promise<void> {
+  for (const other of await listDevices()) {
+    if (identityOf(other.uuid) === undefined || other.uuid === device.uuid) continue
+    const table = await tableOf(other)
+    if (!table) continue
+    const devices = table.devices.map((name, index) => {
+      const found = segments.devices.indexOf(name)
+      return found === -1 ? segments.devices.length + index : found
+    })
+    const sector = await result(
+      native.findOverlap(segments.packed, { rows: table.packed, devices }),
+    )
+    if (sector >= 0) throw alreadyMapped(file, other)
+  }
+}
+
+/** The table of a mapping, live or about to be; undefined when it has none or has gone meanwhile. */
+async function tableOf(device: DmDevice): Promise<SegmentTable | undefined> {
+  try {
+    const inactive = !hasLiveTable(device)
+    const table = await result(native.dmTable({ uuid: device.uuid }, inactive), device.name)
+    return new SegmentTable(table.rows, table.devices)
+  } catch (error) {
+    if (isSystemError(error, 'ENXIO')) return undefined
+    throw error
+  }
 }
 
 /** Drops the table that was loaded but not made live. */

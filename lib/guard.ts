@@ -24,6 +24,10 @@ async function markOf({ handle, path }: BackingFile): Promise<Mark | undefined> 
   return text === undefined ? undefined : (JSON.parse(text) as Mark)
 }
 
+/** Whether a guard of ours has changed the file already. */
+export const isMarked = async (file: BackingFile): Promise<boolean> =>
+  (await markOf(file)) !== undefined
+
 const isImmutable = async ({ handle, path }: BackingFile): Promise<boolean> =>
   ((await result(native.inspect(handle.fd), path)).inodeFlags & IMMUTABLE) !== 0
 
@@ -53,8 +57,7 @@ export async function holdStill(file: BackingFile): Promise<void> {
 
 async function setFlag(file: BackingFile): Promise<void> {
   const { path, filesystem, handle } = file
-  const marked = (await markOf(file)) !== undefined
-  if (!marked) {
+  if (!(await isMarked(file))) {
     // Somebody else's flag holds the file as well, and is not ours to take away.
     if (await isImmutable(file)) return
     const pinned = FILESYSTEMS[filesystem.name]?.pin === true && !isPinned(file)

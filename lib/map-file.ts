@@ -4,6 +4,7 @@ import { BackingFiles, type BackingFile } from './backing-file.js'
 import { Claim, type MappingRecord } from './claim.js'
 import { compareContent } from './content.js'
 import {
+  assertAlone,
   assertDeviceMapper,
   createDevice,
   loadTable,
@@ -11,7 +12,7 @@ import {
   resumeDevice,
 } from './device-mapper.js'
 import { DmloopError } from './errors.js'
-import { holdStill, letGo } from './guard.js'
+import { holdStill, isMarked, letGo } from './guard.js'
 import { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
 import { DEFAULT_TIMEOUT, parseMapOptions, type MapOptions, type MapRequest } from './options.js'
@@ -57,7 +58,8 @@ export async function mapFile(
     undo.onFailure(() => claim.clear())
     if (request.guard === 'immutable') {
       for (const each of files.list) {
-        undo.onFailure(() => letGo(each))
+        // A guard that is there already may be that of another mapping.
+        if (!(await isMarked(each))) undo.onFailure(() => letGo(each))
         await holdStill(each)
       }
     }
@@ -73,6 +75,7 @@ export async function mapFile(
     const record = recordOf(files.list, plan, request)
     await claim.write(record)
     await loadTable(device, plan.segments, plan.readOnly)
+    await assertAlone(device, plan.segments, first.path)
     await proveUnchanged(drawn)
     request.signal?.throwIfAborted()
     const live = await resumeDevice(device, request.timeout)

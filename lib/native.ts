@@ -90,6 +90,8 @@ interface Addon {
     [extents: Float64Array, offset: number, sectors: number, zeroFlags: number, levels: Layer[][]],
     { rows: Float64Array; devices: number[] }
   >
+  /** The first sector that lies where the other table lies too; -1 when the two share nothing. */
+  findOverlap: Call<[segments: Float64Array, other: Layer], number>
   dmVersion: Call<[], string>
   dmCreate: Call<[name: string, uuid: string], DmDevice>
   dmLoad: Call<

@@ -364,6 +364,20 @@ Napi::Value LayOutJs(const Napi::CallbackInfo& info) {
       });
 }
 
+Napi::Value FindOverlapJs(const Napi::CallbackInfo& info) {
+  auto segments = PackedNumbers::From(info[0]);
+  auto other = LayerFrom(info[1]);
+  if (!segments || !other) return Reject(info.Env(), "findOverlap(segments, { rows, devices })");
+  return PromiseWorker<std::optional<uint64_t>>::Run(
+      info.Env(),
+      [segments, other = std::move(*other)]() -> Result<std::optional<uint64_t>> {
+        auto checked = CheckSegments(other.rows->rows(), other.devices.size());
+        if (!checked.ok()) return checked.failure();
+        return FindOverlap(segments->rows(), {other.rows->rows(), other.devices});
+      },
+      NumberOrMinusOne);
+}
+
 // --- device-mapper ----------------------------------------------------------------------------
 
 Napi::Value DmVersionJs(const Napi::CallbackInfo& info) {
@@ -529,6 +543,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("removeMark", FileStepJs<RemoveMark>);
   add("makeBlockNode", MakeBlockNodeJs);
   add("layOut", LayOutJs);
+  add("findOverlap", FindOverlapJs);
   add("dmVersion", DmVersionJs);
   add("dmCreate", DmCreateJs);
   add("dmLoad", DmLoadJs);

@@ -1,6 +1,7 @@
 #include "segments.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "safe_integer.h"
 
@@ -172,6 +173,38 @@ Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uin
     down = std::move(next.value());
   }
   return down;
+}
+
+std::optional<uint64_t> FindOverlap(std::span<const double> segments, const Layer& other) {
+  // The other table's places, in the order of the disk. Within one table none overlap.
+  std::vector<Segment> places;
+  const SegmentView theirs(other.rows);
+  for (size_t i = 0; i < theirs.size(); i++) {
+    Segment place = theirs[i];
+    if (place.device == kZeroTarget) continue;
+    place.device = other.devices[static_cast<size_t>(place.device)];
+    places.push_back(place);
+  }
+  const auto before = [](const Segment& a, const Segment& b) {
+    return a.device != b.device ? a.device < b.device : a.offset < b.offset;
+  };
+  std::sort(places.begin(), places.end(), before);
+
+  const SegmentView ours(segments);
+  for (size_t i = 0; i < ours.size(); i++) {
+    const Segment segment = ours[i];
+    if (segment.device == kZeroTarget) continue;
+    // The last place that starts before this segment ends: an earlier one ends before it starts.
+    Segment end = segment;
+    end.offset += segment.length;
+    const auto next = std::lower_bound(places.begin(), places.end(), end, before);
+    if (next == places.begin()) continue;
+    const Segment& last = *std::prev(next);
+    if (last.device != segment.device || last.offset + last.length <= segment.offset) continue;
+    const uint64_t from = std::max(last.offset, segment.offset);
+    return segment.start + (from - segment.offset);
+  }
+  return std::nullopt;
 }
 
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -83,6 +84,10 @@ Result<Translation> Translate(std::span<const double> segments, const Level& lay
 // level. The first level has one layer, that of the filesystem's device.
 Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uint64_t length,
                            uint32_t zero_flags, const std::vector<Level>& levels);
+
+// The first sector of a device that lies where another table's segments lie too; nothing when the
+// two share no block. `other` counts its devices as `segments` does.
+std::optional<uint64_t> FindOverlap(std::span<const double> segments, const Layer& other);
 
 // EINVAL unless the rows are packed segments on devices that exist.
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count);

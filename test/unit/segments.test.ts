@@ -140,6 +140,53 @@ await t.test(`${CASES} random files on random stacks lie where they should`, asy
   t.ok(checked > 100_000, `${checked} sectors agree with the brute force`)
 })
 
+await t.test('two tables on the same blocks are told from two that are not', async (t) => {
+  const random = randomNumbers(7)
+  const tableOf = (): number[][] => {
+    const rows: number[][] = []
+    const taken = new Set<string>()
+    let start = 0
+    for (let i = random(6); i >= 0; i--) {
+      const [length, device, offset] = [1 + random(8), random(4) - 1, random(60)]
+      const places = Array.from({ length }, (_, at) => `${device}:${offset + at}`)
+      // Within one table no block is named twice.
+      if (device !== ZERO && places.some((place) => taken.has(place))) continue
+      if (device !== ZERO) places.forEach((place) => taken.add(place))
+      rows.push([start, length, device, device === ZERO ? 0 : offset])
+      start += length
+    }
+    return rows
+  }
+  let overlaps = 0
+  for (let round = 0; round < 5000; round++) {
+    const [ours, theirs] = [tableOf(), tableOf()]
+    // Their device n is our device (n + 1) % 3.
+    const places = new Set(
+      theirs.flatMap(([, length = 0, device = 0, offset = 0]) =>
+        device === ZERO
+          ? []
+          : Array.from({ length }, (_, at) => `${(device + 1) % 3}:${offset + at}`),
+      ),
+    )
+    let expected = -1
+    for (const [start = 0, length = 0, device = 0, offset = 0] of ours) {
+      for (let at = 0; at < length && expected < 0 && device !== ZERO; at++) {
+        if (places.has(`${device}:${offset + at}`)) expected = start + at
+      }
+    }
+    const found = await result(
+      native.findOverlap(Float64Array.from(ours.flat()), {
+        rows: Float64Array.from(theirs.flat()),
+        devices: [1, 2, 0],
+      }),
+    )
+    if (found >= 0) overlaps++
+    // Any shared sector will do; that there is one, and none where there is none, is what counts.
+    if (found < 0 !== expected < 0) throw new Error(`round ${round}: ${found}, not ${expected}`)
+  }
+  t.ok(overlaps > 500 && overlaps < 4500, `${overlaps} of 5000 overlap`)
+})
+
 await t.test('what does not add up is refused', async (t) => {
   const layer = { rows: Float64Array.of(0, 100, 0, 0), devices: [0] }
   const layOut = async (extents: number[], levels: Layer[][], sectors = 8): Promise<unknown> =>

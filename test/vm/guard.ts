@@ -181,6 +181,35 @@ await t.test('xfs: a clone is found by verify()', async (t) => {
   await device.unmap()
 })
 
+await t.test(
+  'blocks that are mapped are known by whatever number their filesystem has',
+  async (t) => {
+    const table = '0 131072 linear 1:1 600000\n'
+    const first = makeHost('ext4', table, { name: 'volume' })
+    const file = `${first.path}/image`
+    fragmentedFile(file, 4 << 20, 50, 4)
+    const device = await mapFile(file)
+    const blocks = sh(`dmsetup table ${device.name}`)
+    // Our device holds the disk and not the volume: it can be taken away and come back as another.
+    first.remove()
+    sh('dmsetup create other --table "0 8 zero"; dmsetup create volume', table)
+    sh(`mount /dev/mapper/volume ${first.path}`)
+    await t.rejects(mapFile(file, { name: 'twin' }), {
+      code: 'DMLOOP_ALREADY_MAPPED',
+      message: /image/,
+    })
+    t.equal(sh(`dmsetup table ${device.name}`), blocks)
+    t.match(sh(`lsattr ${file}`), /^-+i/, 'the guard of the first mapping stays')
+    await device.unmap()
+    const again = await mapFile(file, { name: 'twin' })
+    t.equal(sh('dmsetup table twin'), blocks, 'the same blocks, once nobody has them')
+    await again.unmap()
+    t.notMatch(sh(`lsattr ${file}`), /^-+i/)
+    first.remove()
+    sh('dmsetup remove --retry other')
+  },
+)
+
 await t.test('a filesystem that lies is caught by the content', async (t) => {
   const table = '0 131072 linear 1:0 600000\n'
   const liar = makeHost('ext4', table, { name: 'liar' })
