@@ -99,7 +99,7 @@ export async function runInGuest(command: string[], options: GuestOptions): Prom
       ...(options.udev ? ['DMLOOP_VM_UDEV=1'] : []),
       ...(layer ? [`DMLOOP_VM_LAYER=${layer}`] : []),
     ]
-    const exit = await boot(kernel, args, log, options.timeout)
+    const exit = await boot(kernel, args, { directory, log, timeout: options.timeout })
     if (exit === 'timeout') {
       console.error(`the guest was stopped after ${options.timeout} s`)
       return TIMED_OUT
@@ -130,14 +130,14 @@ function guestFailed(kernelLog: string): number {
 function boot(
   kernel: string,
   args: string[],
-  log: number,
-  timeout: number,
+  { directory, log, timeout }: { directory: string; log: number; timeout: number },
 ): Promise<'ended' | 'timeout' | NodeJS.Signals> {
   return new Promise((resolve, reject) => {
     // User-Mode Linux is several processes: a group of their own lets us end them all. A watcher in
-    // the group does it when our end of its pipe closes, so even our own SIGKILL leaves none behind.
-    const watched = '(read -r _ <&4; kill -KILL 0) & exec "$@" 4<&-'
-    const guest = spawn('sh', ['-c', watched, 'guest', kernel, ...args], {
+    // the group does it when our end of its pipe closes, so even our own SIGKILL leaves none behind,
+    // nor the directory.
+    const watched = '(read -r _ <&4; rm -rf "$0"; kill -KILL 0) & exec "$@" 4<&-'
+    const guest = spawn('sh', ['-c', watched, directory, kernel, ...args], {
       stdio: ['ignore', 'pipe', 'pipe', log, 'pipe'],
       detached: true,
     })

@@ -1,6 +1,6 @@
 // The kernel bench itself.
 import { spawn } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 
@@ -81,13 +81,17 @@ await t.test('killed, it takes the guest with it', async (t) => {
   // A size of its own tells this guest from those of tests that run at the same time.
   const mark = 'DMLOOP_VM_DISK=34816'
   let seen = 0
+  let directory = ''
   await vm(['--disk=34', 'sh', '-c', 'echo up; sleep 60'], (stdout) => {
-    seen = running(mark).length
+    const [line = ''] = running(mark)
+    if (line !== '') directory = /DMLOOP_VM_DIR=([^\0]*)/.exec(line)?.[1] ?? ''
+    seen = line.length
     return stdout.includes('up')
   })
-  t.ok(seen > 0, 'it was there')
+  t.ok(seen > 0 && directory !== '', 'it was there')
   for (let wait = 0; wait < 50 && running(mark).length > 0; wait++) {
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
   t.strictSame(running(mark), [])
+  t.notOk(existsSync(directory), 'nor its directory is left')
 })
