@@ -8,18 +8,27 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 exec </dev/null
 
+# Not every Debian has halt(8).
+stop() {
+  echo o >/proc/sysrq-trigger
+  sleep 60
+}
+
 if [ -n "$DMLOOP_VM_LAYER" ] && [ -z "$DMLOOP_VM_LAYERED" ]; then
   # Without root on the host nothing could be installed there: the packages lie over the host's files
   # in a layer of their own, and changes to either go to memory.
   mount -t proc proc /proc
   mount -t tmpfs tmpfs /tmp
-  modprobe() { "$DMLOOP_VM_LAYER/usr/sbin/modprobe" "$@"; }
-  mkdir -p /tmp/upper /tmp/work /tmp/root /tmp/modules/lib
+  mkdir -p /tmp/upper /tmp/work /tmp/root /tmp/layer /tmp/modules/lib
   ln -s "$DMLOOP_VM_LAYER/usr/lib/uml/modules" /tmp/modules/lib/modules
+  # The package's modprobe is a link to an absolute path, which is not there yet.
+  ln -s "$DMLOOP_VM_LAYER/bin/kmod" /tmp/modprobe
+  # A mount of its own, because overlayfs takes no layer that lies within another.
+  mount -t hostfs -o "$DMLOOP_VM_LAYER" none /tmp/layer
   LD_LIBRARY_PATH="$DMLOOP_VM_LAYER/usr/lib/$(uname -m)-linux-gnu" \
-    modprobe -d /tmp/modules overlay &&
+    /tmp/modprobe -d /tmp/modules overlay &&
     mount -t overlay overlay /tmp/root \
-      -o "lowerdir=$DMLOOP_VM_LAYER:/,upperdir=/tmp/upper,workdir=/tmp/work" || halt -f
+      -o "lowerdir=/tmp/layer:/,upperdir=/tmp/upper,workdir=/tmp/work" || stop
   mount -t devtmpfs dev /tmp/root/dev
   export DMLOOP_VM_LAYERED=1
   exec chroot /tmp/root "$0"
@@ -33,7 +42,7 @@ mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs 
 ln -sf /proc/self/fd /dev/fd
 
 mkdir -p /run/vm /run/modules/lib
-mount -t hostfs -o "$DMLOOP_VM_DIR" none /run/vm || halt -f
+mount -t hostfs -o "$DMLOOP_VM_DIR" none /run/vm || stop
 ln -s /usr/lib/uml/modules /run/modules/lib/modules
 modprobe -d /run/modules -a dm-mod dm-zero loop
 modprobe -d /run/modules brd rd_nr=2 rd_size="$DMLOOP_VM_DISK"
@@ -60,4 +69,4 @@ fi
 for tty in /dev/tty1 /dev/tty2; do stty raw -echo <"$tty" >"$tty"; done
 sh /run/vm/command >/dev/tty1 2>/dev/tty2
 echo $? >/run/vm/status
-halt -f
+stop

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 /** Each program and the Debian package that brings it. */
 const PROGRAMS: Record<string, string> = {
   'linux.uml': 'user-mode-linux',
-  modprobe: 'kmod',
+  kmod: 'kmod',
   udevadm: 'udev',
   dmsetup: 'dmsetup',
   strace: 'strace',
