@@ -194,16 +194,12 @@ await t.test('a process that is killed leaves nothing that is in the way', async
 
 await t.test('without root a plan tells what it can, and nothing is mapped', async (t) => {
   sh(`chmod 644 ${file}`)
-  const asNobody = (...args: string[]): string =>
-    sh(
-      `setpriv --reuid=65534 --regid=65534 --clear-groups ${process.execPath} ${PEER} ${args.join(' ')}`,
-    )
-  const plan = JSON.parse(asNobody('plan', file)) as Plan
+  const plan = JSON.parse(await peer('plan-as-nobody', file)) as Plan
   t.strictSame(plan.extents, [...(await planFile(file)).extents], 'the extents are all there')
   t.match(plan.problems, [
     { code: 'DMLOOP_NO_DEVICE_MAPPER', message: /EACCES/, remedy: /root/, file, blocks: 'linear' },
   ])
-  t.equal(asNobody('map', file, 'theirs').trim(), 'DMLOOP_NO_DEVICE_MAPPER')
+  t.equal(await peer('map-as-nobody', file, 'theirs'), 'DMLOOP_NO_DEVICE_MAPPER')
   clean(t)
 })
 

@@ -1,12 +1,21 @@
-// Another process for tests to meet: peer.js plan FILE | map FILE NAME | unmap NAME | loop FILE NAME.
+// Another process for tests to meet: peer.js map FILE NAME | unmap NAME |
+// loop FILE NAME; map-as-nobody and plan-as-nobody give root up first.
 import { mapFile, openMapping, planFile, type DmloopError } from 'dmloop'
 
 const [verb, first = '', name = ''] = process.argv.slice(2)
 
+if (verb?.endsWith('-as-nobody') === true) {
+  // Only now: another user need not be able to read this directory.
+  const NOBODY = 65534
+  process.setgroups?.([])
+  process.setgid?.(NOBODY)
+  process.setuid?.(NOBODY)
+}
+
 try {
-  if (verb === 'plan') {
+  if (verb === 'plan-as-nobody') {
     console.log(JSON.stringify(await planFile(first)))
-  } else if (verb === 'map') {
+  } else if (verb === 'map' || verb === 'map-as-nobody') {
     console.log(`mapped ${(await mapFile(first, { name })).path}`)
   } else if (verb === 'unmap') {
     await (await openMapping(first)).unmap()
