@@ -12,21 +12,14 @@ const log = debug('dmloop:guard')
 const IMMUTABLE = 0x10
 
 /**
- * What a guard has set, kept in an extended attribute of the file itself: it is there after a crash and
+ * What a guard has set, noted in an extended attribute of the file itself: it is there after a crash and
  * after a reboot, for whoever lets the file go. A file that was immutable before has none.
  */
-interface Mark {
-  pinned: boolean
-}
-
-async function markOf({ handle, path }: BackingFile): Promise<Mark | undefined> {
-  const text = await result(native.getMark(handle.fd), path)
-  return text === undefined ? undefined : (JSON.parse(text) as Mark)
-}
+const MARK = 'immutable'
 
 /** Whether a guard of ours has changed the file already. */
-export const isMarked = async (file: BackingFile): Promise<boolean> =>
-  (await markOf(file)) !== undefined
+export const isMarked = async ({ handle, path }: BackingFile): Promise<boolean> =>
+  (await result(native.getMark(handle.fd), path)) !== undefined
 
 const isImmutable = async ({ handle, path }: BackingFile): Promise<boolean> =>
   ((await result(native.inspect(handle.fd), path)).inodeFlags & IMMUTABLE) !== 0
@@ -56,38 +49,23 @@ export async function holdStill(file: BackingFile): Promise<void> {
 }
 
 async function setFlag(file: BackingFile): Promise<void> {
-  const { path, filesystem, handle } = file
+  const { path, handle } = file
   if (!(await isMarked(file))) {
     // Somebody else's flag holds the file as well, and is not ours to take away.
     if (await isImmutable(file)) return
-    const pinned = FILESYSTEMS[filesystem.name]?.pin === true && !isPinned(file)
     // The mark first: an immutable file takes none, and a flag without a mark has no way back.
-    await setMark(file, { pinned })
-    if (pinned) await pin(file)
+    await setMark(file)
   }
   await result(native.setImmutable(handle.fd, true), path)
 }
 
-async function setMark({ handle, path }: BackingFile, mark: Mark): Promise<void> {
+async function setMark({ handle, path }: BackingFile): Promise<void> {
   try {
-    await result(native.setMark(handle.fd, JSON.stringify(mark)), path)
+    await result(native.setMark(handle.fd, MARK), path)
   } catch (error) {
     if (!isSystemError(error, 'ENOTSUP', 'EOPNOTSUPP')) throw error
     const detail = 'lies on a filesystem without extended attributes to note the guard in'
     throw verdict('DMLOOP_UNGUARDABLE', { file: path }, detail)
-  }
-}
-
-/** FS_NOCOW_FL is how f2fs shows a pinned file (linux/fs.h). */
-const PINNED = 0x00800000
-const isPinned = ({ facts }: BackingFile): boolean => (facts.inodeFlags & PINNED) !== 0
-
-async function pin({ handle, path }: BackingFile): Promise<void> {
-  try {
-    await result(native.setPinned(handle.fd, true), path)
-  } catch (error) {
-    if (!isSystemError(error, 'EINVAL', 'EFBIG', 'ENOTTY')) throw error
-    throw verdict('DMLOOP_NOT_PINNED', { file: path }, `could not be pinned: ${error.message}`)
   }
 }
 
@@ -109,10 +87,8 @@ async function inUse(file: BackingFile): Promise<Error> {
 /** Gives a file back what holdStill has changed. Does nothing to a file that is not held by us. */
 export async function letGo(file: BackingFile): Promise<void> {
   const { handle, path } = file
-  const mark = await markOf(file)
-  if (mark === undefined) return
+  if (!(await isMarked(file))) return
   await result(native.setImmutable(handle.fd, false), path)
-  if (mark.pinned) await result(native.setPinned(handle.fd, false), path)
   await result(native.removeMark(handle.fd), path)
   log('%s is let go', path)
 }

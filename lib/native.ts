@@ -73,8 +73,6 @@ interface Addon {
   leaseIsWhole: Call<[fd: number], boolean>
   dropLease: Call<[fd: number], void>
   setImmutable: Call<[fd: number, immutable: boolean], void>
-  setPinned: Call<[fd: number, pinned: boolean], void>
-  pinCount: Call<[fd: number], number>
   getMark: Call<[fd: number], string | undefined>
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>

@@ -146,12 +146,6 @@ export const POLICY = {
     remedy: 'Map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
     blocks: 'linear',
   },
-  DMLOOP_NOT_PINNED: {
-    found: 'is not pinned',
-    why: 'The garbage collector of f2fs moves the blocks of files that are not pinned.',
-    remedy: 'Make the file anew, pinned before it has blocks: f2fs_io pinfile set FILE.',
-    blocks: 'linear',
-  },
   DMLOOP_CONTENT_MISMATCH: {
     found: 'reads otherwise through the device',
     why: 'The filesystem or a device beneath gave addresses that are not the file’s.',
@@ -233,14 +227,12 @@ export const FILE_ATTRIBUTES = [
 interface KnownFilesystem {
   /** Whether FS_IMMUTABLE_FL holds a file still there. */
   immutable: boolean
-  /** Whether its garbage collector moves blocks that are not pinned. */
-  pin: boolean
 }
 
 /** Filesystems that files may be mapped on; every other is refused by its name. */
 export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> = {
-  ext2: { immutable: true, pin: false },
-  ext3: { immutable: true, pin: false },
-  ext4: { immutable: true, pin: false },
-  xfs: { immutable: true, pin: false },
+  ext2: { immutable: true },
+  ext3: { immutable: true },
+  ext4: { immutable: true },
+  xfs: { immutable: true },
 }

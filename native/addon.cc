@@ -199,15 +199,13 @@ Napi::Value FileStepJs(const Napi::CallbackInfo& info) {
       info.Env(), [fd = static_cast<int>(*fd)] { return step(fd); }, Undefined);
 }
 
-// A step that turns something on or off.
-template <Result<Nothing> (*step)(int, bool)>
-Napi::Value FileSwitchJs(const Napi::CallbackInfo& info) {
+Napi::Value SetImmutableJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "file switch(fd, on)");
+  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "setImmutable(fd, immutable)");
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), on = info[1].As<Napi::Boolean>().Value()] {
-        return step(fd, on);
+      [fd = static_cast<int>(*fd), immutable = info[1].As<Napi::Boolean>().Value()] {
+        return SetImmutable(fd, immutable);
       },
       Undefined);
 }
@@ -218,14 +216,6 @@ Napi::Value LeaseIsWholeJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<bool>::Run(
       info.Env(), [fd = static_cast<int>(*fd)] { return LeaseIsWhole(fd); },
       [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
-}
-
-Napi::Value PinCountJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
-  if (!fd) return Reject(info.Env(), "pinCount(fd)");
-  return PromiseWorker<int>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return PinCount(fd); },
-      [](Napi::Env env, int& count) -> Napi::Value { return Napi::Number::New(env, count); });
 }
 
 Napi::Value GetMarkJs(const Napi::CallbackInfo& info) {
@@ -535,9 +525,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("takeLease", FileStepJs<TakeLease>);
   add("leaseIsWhole", LeaseIsWholeJs);
   add("dropLease", FileStepJs<DropLease>);
-  add("setImmutable", FileSwitchJs<SetImmutable>);
-  add("setPinned", FileSwitchJs<SetPinned>);
-  add("pinCount", PinCountJs);
+  add("setImmutable", SetImmutableJs);
   add("getMark", GetMarkJs);
   add("setMark", SetMarkJs);
   add("removeMark", FileStepJs<RemoveMark>);

@@ -1,7 +1,6 @@
 #include "guard.h"
 
 #include <fcntl.h>
-#include <linux/f2fs.h>
 #include <linux/fs.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -64,18 +63,6 @@ Result<Nothing> SetMark(int fd, const std::string& mark) {
 Result<Nothing> RemoveMark(int fd) {
   if (fremovexattr(fd, kMark) < 0 && errno != ENODATA) return LastFailure("fremovexattr");
   return Nothing{};
-}
-
-Result<Nothing> SetPinned(int fd, bool pinned) {
-  __u32 set = pinned ? 1 : 0;
-  if (ioctl(fd, F2FS_IOC_SET_PIN_FILE, &set) < 0) return LastFailure("F2FS_IOC_SET_PIN_FILE");
-  return Nothing{};
-}
-
-Result<int> PinCount(int fd) {
-  __u32 count = 0;
-  if (ioctl(fd, F2FS_IOC_GET_PIN_FILE, &count) < 0) return LastFailure("F2FS_IOC_GET_PIN_FILE");
-  return static_cast<int>(count);
 }
 
 }  // namespace dmloop

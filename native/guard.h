@@ -24,10 +24,4 @@ Result<Nothing> SetMark(int fd, const std::string& mark);
 // Removing a mark that is not there is no failure.
 Result<Nothing> RemoveMark(int fd);
 
-// Pins or unpins a file's blocks on f2fs (F2FS_IOC_SET_PIN_FILE).
-Result<Nothing> SetPinned(int fd, bool pinned);
-// How often the blocks of a pinned file stood in the way of the garbage collector, or -1 when it is
-// not pinned (F2FS_IOC_GET_PIN_FILE answers 0 for both; the inode's flags tell them apart).
-Result<int> PinCount(int fd);
-
 }  // namespace dmloop
