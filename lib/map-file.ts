@@ -3,21 +3,15 @@ import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
 import { Claim, type MappingRecord } from './claim.js'
 import { compareContent } from './content.js'
-import {
-  assertAlone,
-  assertDeviceMapper,
-  createDevice,
-  loadTable,
-  removeDevice,
-  resumeDevice,
-} from './device-mapper.js'
+import { assertDeviceMapper, createDevice, removeDevice, resumeDevice } from './device-mapper.js'
 import { DmloopError } from './errors.js'
 import { holdStill, isMarked, letGo } from './guard.js'
 import { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
 import { DEFAULT_TIMEOUT, parseMapOptions, type MapOptions, type MapRequest } from './options.js'
-import { drawPlan, proveUnchanged, type DrawnPlan } from './plan-file.js'
+import { drawPlan, type DrawnPlan } from './plan-file.js'
 import type { Plan } from './plan.js'
+import { loadProven } from './proof.js'
 import { clearDevices } from './remains.js'
 import { nodePath } from './udev.js'
 import { Undo } from './undo.js'
@@ -74,9 +68,7 @@ export async function mapFile(
     undo.onFailure(() => removeDevice(device, UNDO))
     const record = recordOf(files.list, plan, request)
     await claim.write(record)
-    await loadTable(device, plan.segments, plan.readOnly)
-    await assertAlone(device, plan.segments, first.path)
-    await proveUnchanged(drawn)
+    await loadProven(device, drawn)
     request.signal?.throwIfAborted()
     const live = await resumeDevice(device, request.timeout)
     request.signal?.throwIfAborted()

@@ -2,14 +2,7 @@ import debug from 'debug'
 import { BackingFiles } from './backing-file.js'
 import { Claim, readRecord, type MappingRecord } from './claim.js'
 import { compareContent } from './content.js'
-import {
-  clearTable,
-  findDevice,
-  liveTable,
-  loadTable,
-  removeDevice,
-  resumeDevice,
-} from './device-mapper.js'
+import { clearTable, findDevice, liveTable, removeDevice, resumeDevice } from './device-mapper.js'
 import { isReadOnly } from './device-stack.js'
 import {
   DmloopError,
@@ -31,7 +24,8 @@ import {
   type VerifyOptions,
   type VerifyRequest,
 } from './options.js'
-import { drawPlan, proveUnchanged, type DrawnPlan } from './plan-file.js'
+import { drawPlan, type DrawnPlan } from './plan-file.js'
+import { loadProven } from './proof.js'
 import { finish } from './remains.js'
 import { SECTOR } from './segments.js'
 import { deviceName, deviceSize } from './sysfs.js'
@@ -171,8 +165,7 @@ export class MappedDevice implements AsyncDisposable {
     const grown = { ...record, length: plan.size }
     if (difference !== undefined) {
       try {
-        await loadTable(this.#device, plan.segments, this.readOnly)
-        await proveUnchanged(drawn)
+        await loadProven(this.#device, drawn)
         this.#device = await resumeDevice(this.#device, patience.timeout)
       } catch (error) {
         await clearTable(this.#device).catch((failure: unknown) => log('clearing: %o', failure))

@@ -1,6 +1,6 @@
 // What an earlier process left behind: half-made devices, guards, records of mappings that are gone.
 import debug from 'debug'
-import { BackingFile, BackingFiles } from './backing-file.js'
+import { BackingFile } from './backing-file.js'
 import { Claim, readRecord, recordedIdentities, type MappingRecord } from './claim.js'
 import { alreadyMapped, findDevice, hasLiveTable, removeDevice } from './device-mapper.js'
 import { DmloopError, isSystemError } from './errors.js'
@@ -50,12 +50,11 @@ export async function deviceOf(identity: string): Promise<DmDevice | undefined> 
  */
 export async function finish({ files, identities, guard }: MappingRecord): Promise<void> {
   for (const [index, path] of files.entries()) {
-    await using opened = await BackingFiles.open([path]).catch((error: unknown) => {
+    await using file = await BackingFile.open(path).catch((error: unknown) => {
       if (isSystemError(error, 'ENOENT', 'ENOTDIR') || error instanceof DmloopError)
         return undefined
       throw error
     })
-    const [file] = opened?.list ?? []
     if (!file || file.identity !== identities[index]) continue
     await result(native.dropCache(file.handle.fd), path)
     if (guard === 'immutable') await letGo(file)
