@@ -5,7 +5,9 @@ import debug from 'debug'
 import { verdict } from './errors.js'
 import { filesystemOf, type Filesystem } from './filesystems.js'
 import { native, result, type FileFacts } from './native.js'
-import { deviceName, logicalBlockSize } from './sysfs.js'
+import { FILESYSTEMS, type AddressCall } from './policy.js'
+import { deviceName, deviceSize, logicalBlockSize } from './sysfs.js'
+import { usesOf, type Uses } from './uses.js'
 
 const log = debug('dmloop:backing-file')
 
@@ -13,26 +15,32 @@ export class BackingFile {
   /** The path without symbolic links. */
   readonly path: string
   readonly handle: FileHandle
-  facts: FileFacts
   readonly filesystem: Filesystem
+  facts: FileFacts
+  /** What the file is, whatever it is called: its filesystem's device, and its place there. */
+  identity = ''
+  uses: Uses = { swap: false, loops: [] }
   /** The filesystem's device, as "major:minor". */
   readonly device: string
   /** The device's logical block size, in bytes. */
   readonly blockSize: number
+  /** Bytes; 0 when the filesystem has no device. */
+  readonly deviceSize: number
 
   private constructor(
     path: string,
     handle: FileHandle,
     facts: FileFacts,
     filesystem: Filesystem,
-    blockSize: number,
+    sizes: { blockSize: number; deviceSize: number },
   ) {
     this.path = path
     this.handle = handle
     this.facts = facts
     this.filesystem = filesystem
     this.device = deviceName(facts.major, facts.minor)
-    this.blockSize = blockSize
+    this.blockSize = sizes.blockSize
+    this.deviceSize = sizes.deviceSize
   }
 
   /**
@@ -49,8 +57,13 @@ export class BackingFile {
       if ((facts.mode & constants.S_IFMT) !== constants.S_IFREG) {
         throw verdict('DMLOOP_NOT_REGULAR_FILE', { file: path })
       }
-      const blockSize = await logicalBlockSize(deviceName(facts.major, facts.minor))
-      const backing = new BackingFile(path, handle, facts, await filesystemOf(facts), blockSize)
+      const device = deviceName(facts.major, facts.minor)
+      const sizes = {
+        blockSize: await logicalBlockSize(device),
+        deviceSize: await deviceSize(device),
+      }
+      const backing = new BackingFile(path, handle, facts, await filesystemOf(facts), sizes)
+      await backing.#identify()
       log('%s: %s on %s, inode %s', path, backing.filesystem.name, backing.device, facts.inode)
       return backing
     } catch (error) {
@@ -63,9 +76,41 @@ export class BackingFile {
     return this.facts.size
   }
 
-  /** What the file is, whatever it is called: its filesystem's device and its inode. */
-  get identity(): string {
-    return `${this.facts.major}-${this.facts.minor}-${this.facts.inode}`
+  get addressCall(): AddressCall {
+    return FILESYSTEMS[this.filesystem.name]?.addresses ?? 'FIEMAP'
+  }
+
+  async #identify(): Promise<void> {
+    const { major, minor } = this.facts
+    this.identity = `${major}-${minor}-${await this.#place()}`
+    this.uses = await usesOf(this.facts)
+  }
+
+  /**
+   * The inode number; but vfat has no inodes and makes numbers up whenever it reads a file's entry anew
+   * (iunique() in fs/fat/inode.c): there a file is known by where its first byte lies.
+   */
+  async #place(): Promise<string> {
+    const { inode, size } = this.facts
+    if (this.addressCall !== 'FIBMAP' || size === 0) return inode
+    const start = await result(
+      native.walkExtents(this.handle.fd, this.addressCall, 0, 1),
+      this.path,
+    )
+    return `at${start.rows[1] ?? 0}`
+  }
+
+  /**
+   * Writes dirty pages and delayed allocations to the disk, so that every block has its address, and
+   * looks at the file again: until it was held still it may have changed.
+   */
+  async settle(): Promise<void> {
+    const { identity, path, handle } = this
+    await handle.sync()
+    this.facts = await result(native.inspect(handle.fd), path)
+    await this.#identify()
+    if (this.identity === identity) return
+    throw verdict('DMLOOP_FILE_CHANGED', { file: path }, 'changed while it was being mapped')
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -92,15 +137,8 @@ export class BackingFiles implements AsyncDisposable {
     }
   }
 
-  /**
-   * Writes dirty pages and delayed allocations to the disk, so that every block has its address, and
-   * looks at the files again: until they were held still they may have changed.
-   */
   async settle(): Promise<void> {
-    for (const file of this.list) {
-      await file.handle.sync()
-      file.facts = await result(native.inspect(file.handle.fd), file.path)
-    }
+    for (const file of this.list) await file.settle()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

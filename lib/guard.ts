@@ -1,45 +1,68 @@
 // Holding a file still while it is mapped, and letting it go afterwards.
 import debug from 'debug'
 import type { BackingFile } from './backing-file.js'
-import { isSystemError, verdict } from './errors.js'
+import { isSystemError, problem, verdict, type Problem } from './errors.js'
 import { native, result } from './native.js'
-import { FILESYSTEMS } from './policy.js'
+import { FILESYSTEMS, type Hold } from './policy.js'
+import { kernelName, readText } from './sysfs.js'
 import { writersOf } from './writers.js'
 
 const log = debug('dmloop:guard')
 
-/** FS_IMMUTABLE_FL (linux/fs.h). */
-const IMMUTABLE = 0x10
+/** FS_IMMUTABLE_FL, and FS_NOCOW_FL, which f2fs gives for a pinned file (linux/fs.h). */
+const FLAGS: Record<Hold, number> = { immutable: 0x10, pinned: 0x800000 }
+
+/** Who keeps the file still: a guard of ours, or the caller. */
+export type Guard = 'immutable' | 'none'
+
+/** What must hold a file; a pin not even a caller can do without, for it is f2fs itself that moves blocks. */
+function needed({ filesystem }: BackingFile, guard: Guard): readonly Hold[] {
+  // Where nobody can write, nothing moves.
+  if (filesystem.readOnly) return []
+  const holds = FILESYSTEMS[filesystem.name]?.holds ?? []
+  return guard === 'immutable' ? holds : holds.filter((hold) => hold === 'pinned')
+}
+
+/** Which of these holds the file does not have. */
+async function missing({ handle, path }: BackingFile, holds: readonly Hold[]): Promise<Hold[]> {
+  const { inodeFlags } = await result(native.inspect(handle.fd), path)
+  return holds.filter((hold) => (inodeFlags & FLAGS[hold]) === 0)
+}
 
 /**
  * What a guard has set, noted in an extended attribute of the file itself: it is there after a crash and
- * after a reboot, for whoever lets the file go. A file that was immutable before has none.
+ * after a reboot, for whoever lets the file go. What held the file before is not in it, and stays.
  */
-const MARK = 'immutable'
+async function readMark({ handle, path }: BackingFile): Promise<Hold[] | undefined> {
+  const mark = await result(native.getMark(handle.fd), path)
+  return mark?.split(' ') as Hold[] | undefined
+}
 
 /** Whether a guard of ours has changed the file already. */
-export const isMarked = async ({ handle, path }: BackingFile): Promise<boolean> =>
-  (await result(native.getMark(handle.fd), path)) !== undefined
-
-const isImmutable = async ({ handle, path }: BackingFile): Promise<boolean> =>
-  ((await result(native.inspect(handle.fd), path)).inodeFlags & IMMUTABLE) !== 0
+export const isMarked = async (file: BackingFile): Promise<boolean> =>
+  (await readMark(file)) !== undefined
 
 /**
  * Makes sure that nobody writes, moves or frees the file's blocks: takes a lease, which nobody gets
- * while the file is open for writing; sets the immutable flag, so that nobody can open it so; and drops
- * the lease. A guard that a crash has left behind is taken over. Rejects with DMLOOP_FILE_IN_USE,
- * which names the writers, and with DMLOOP_UNGUARDABLE.
+ * while the file is open for writing; sets the immutable flag, so that nobody can open it so, and f2fs's
+ * pin; and drops the lease. A guard that a crash has left behind is taken over. Rejects with
+ * DMLOOP_FILE_IN_USE, which names the writers, with DMLOOP_UNGUARDABLE and with DMLOOP_NOT_PINNED.
  */
-export async function holdStill(file: BackingFile): Promise<void> {
+export async function holdStill(file: BackingFile, guard: Guard): Promise<void> {
   const { path, filesystem, handle } = file
   if (filesystem.readOnly) return
-  if (!FILESYSTEMS[filesystem.name]?.immutable) {
+  if (guard === 'none') {
+    const [lacking] = await missing(file, needed(file, guard))
+    if (lacking) throw verdict('DMLOOP_NOT_PINNED', { file: path })
+    return
+  }
+  if (needed(file, guard).length === 0) {
     const detail = `lies on ${filesystem.name}, which has no immutable flag`
     throw verdict('DMLOOP_UNGUARDABLE', { file: path }, detail)
   }
   await takeLease(file)
   try {
-    await setFlag(file)
+    await setHolds(file)
     // Who had passed the flag's check before it was set waits for the lease now, and would get in.
     if (!(await result(native.leaseIsWhole(handle.fd), path))) throw await inUse(file)
   } finally {
@@ -48,24 +71,50 @@ export async function holdStill(file: BackingFile): Promise<void> {
   log('%s is held still', path)
 }
 
-async function setFlag(file: BackingFile): Promise<void> {
-  const { path, handle } = file
-  if (!(await isMarked(file))) {
-    // Somebody else's flag holds the file as well, and is not ours to take away.
-    if (await isImmutable(file)) return
-    // The mark first: an immutable file takes none, and a flag without a mark has no way back.
-    await setMark(file)
+async function setHolds(file: BackingFile): Promise<void> {
+  const lacking = await missing(file, needed(file, 'immutable'))
+  let holds = await readMark(file)
+  if (!holds) {
+    if (lacking.length === 0) return
+    // The mark first: an immutable file takes none, and what is set without a mark has no way back.
+    await setMark(file, lacking)
+    holds = lacking
   }
-  await result(native.setImmutable(handle.fd, true), path)
+  for (const hold of holds) await setHold(file, hold)
 }
 
-async function setMark({ handle, path }: BackingFile): Promise<void> {
+async function setHold({ handle, path }: BackingFile, hold: Hold): Promise<void> {
+  if (hold === 'immutable') {
+    await result(native.setImmutable(handle.fd, true), path)
+    return
+  }
   try {
-    await result(native.setMark(handle.fd, MARK), path)
+    await result(native.setPinned(handle.fd, true), path)
   } catch (error) {
-    if (!isSystemError(error, 'ENOTSUP', 'EOPNOTSUPP')) throw error
-    const detail = 'lies on a filesystem without extended attributes to note the guard in'
-    throw verdict('DMLOOP_UNGUARDABLE', { file: path }, detail)
+    // mode=lfs; moved too often; compressed; on a zoned device (f2fs_ioc_set_pin_file, fs/f2fs/file.c).
+    if (!isSystemError(error, 'EINVAL', 'EAGAIN', 'EOPNOTSUPP', 'EFBIG')) throw error
+    throw verdict('DMLOOP_NOT_PINNED', { file: path }, `cannot be pinned: ${error.message}`)
+  }
+}
+
+async function setMark(file: BackingFile, holds: readonly Hold[]): Promise<void> {
+  const { handle, path } = file
+  try {
+    await result(native.setMark(handle.fd, holds.join(' ')), path)
+  } catch (error) {
+    if (isSystemError(error, 'ENOTSUP', 'EOPNOTSUPP')) {
+      const detail = 'lies on a filesystem without extended attributes to note the guard in'
+      throw verdict('DMLOOP_UNGUARDABLE', { file: path }, detail)
+    }
+    if (isSystemError(error, 'EPERM') && holds.includes('immutable')) {
+      const detail = 'is append-only, so the guard cannot be noted: chattr -a FILE first'
+      throw verdict('DMLOOP_UNGUARDABLE', { file: path }, detail)
+    }
+    if (isSystemError(error, 'EPERM')) {
+      const detail = 'is immutable already and not pinned: pin it, or take the flag away first'
+      throw verdict('DMLOOP_NOT_PINNED', { file: path }, detail)
+    }
+    throw error
   }
 }
 
@@ -87,12 +136,39 @@ async function inUse(file: BackingFile): Promise<Error> {
 /** Gives a file back what holdStill has changed. Does nothing to a file that is not held by us. */
 export async function letGo(file: BackingFile): Promise<void> {
   const { handle, path } = file
-  if (!(await isMarked(file))) return
-  await result(native.setImmutable(handle.fd, false), path)
+  const holds = await readMark(file)
+  if (!holds) return
+  // The mark last: until all is undone, it says what is not.
+  if (holds.includes('immutable')) await result(native.setImmutable(handle.fd, false), path)
+  if (holds.includes('pinned')) await result(native.setPinned(handle.fd, false), path)
   await result(native.removeMark(handle.fd), path)
   log('%s is let go', path)
 }
 
-/** Whether the guard is still in place: the flag can be taken away by root. */
-export const isHeld = async (file: BackingFile): Promise<boolean> =>
-  file.filesystem.readOnly || (await isImmutable(file))
+/** Whether all that must hold the file is still in place: root can take it away, and f2fs gives a pin up. */
+export async function judgeGuard(file: BackingFile, guard: Guard): Promise<Problem[]> {
+  const { path } = file
+  const holds = needed(file, guard)
+  const lacking = await missing(file, holds)
+  const problems: Problem[] = []
+  if (lacking.includes('immutable')) {
+    const detail = 'is no longer held still: its immutable flag was taken away'
+    problems.push(problem('DMLOOP_UNGUARDABLE', { file: path }, detail))
+  }
+  if (lacking.includes('pinned')) {
+    problems.push(problem('DMLOOP_NOT_PINNED', { file: path }, 'is no longer pinned'))
+  } else if (holds.includes('pinned')) {
+    problems.push(...(await judgePin(file)))
+  }
+  return problems
+}
+
+/** f2fs counts how often it had to leave a pinned file alone, and gives the pin up at a limit. */
+async function judgePin({ handle, path, device }: BackingFile): Promise<Problem[]> {
+  const count = await result(native.getPinCount(handle.fd), path)
+  const folder = `/sys/fs/f2fs/${(await kernelName(device)) ?? ''}`
+  const limit = Number((await readText(`${folder}/gc_pin_file_thresh`)) ?? Infinity)
+  if (count <= limit / 2) return []
+  const detail = `will soon be unpinned: f2fs wanted to move it ${count} times, and gives up at ${limit}`
+  return [problem('DMLOOP_NOT_PINNED', { file: path }, detail)]
+}

@@ -12,6 +12,7 @@ import { DEFAULT_TIMEOUT, parseMapOptions, type MapOptions, type MapRequest } fr
 import { drawPlan, type DrawnPlan } from './plan-file.js'
 import type { Plan } from './plan.js'
 import { loadProven } from './proof.js'
+import { sliceFiles } from './range.js'
 import { clearDevices } from './remains.js'
 import { nodePath } from './udev.js'
 import { Undo } from './undo.js'
@@ -50,12 +51,10 @@ export async function mapFile(
   const undo = new Undo()
   try {
     undo.onFailure(() => claim.clear())
-    if (request.guard === 'immutable') {
-      for (const each of files.list) {
-        // A guard that is there already may be that of another mapping.
-        if (!(await isMarked(each))) undo.onFailure(() => letGo(each))
-        await holdStill(each)
-      }
+    for (const each of files.list) {
+      // A guard that is there already may be that of another mapping.
+      if (!(await isMarked(each))) undo.onFailure(() => letGo(each))
+      await holdStill(each, request.guard)
     }
     request.signal?.throwIfAborted()
     await files.settle()
@@ -85,7 +84,8 @@ export async function mapFile(
 
 /** Throws what is wrong with the files as such, before anything is done to them. */
 function assertInspected(files: readonly BackingFile[], request: MapRequest): void {
-  const problems = files.flatMap((file) => judgeFile(file, request))
+  const { problems } = sliceFiles(files, request)
+  problems.push(...files.flatMap((file) => judgeFile(file, request)))
   const [first] = problems
   if (first) throw new DmloopError(first, problems)
 }

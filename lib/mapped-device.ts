@@ -12,7 +12,7 @@ import {
   type FileRange,
   type Problem,
 } from './errors.js'
-import { isHeld } from './guard.js'
+import { judgeGuard } from './guard.js'
 import { identityOf } from './names.js'
 import type { DmDevice } from './native.js'
 import {
@@ -112,11 +112,7 @@ export class MappedDevice implements AsyncDisposable {
     await using files = await openRecorded(record)
     const drawn = await drawPlan(files.list, record)
     const problems = [...drawn.plan.problems]
-    for (const each of record.guard === 'immutable' ? files.list : []) {
-      if (await isHeld(each)) continue
-      const detail = 'is no longer held still: its immutable flag was taken away'
-      problems.push(problem('DMLOOP_UNGUARDABLE', { file: each.path }, detail))
-    }
+    for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
     const live = await liveTable(this.#device)
     if (drawn.plan.problems.length === 0 && !drawn.plan.segments.equals(live)) {
       const sector = drawn.plan.segments.firstDifference(live) ?? 0

@@ -2,6 +2,7 @@
 // stack.
 import bindings from 'bindings'
 import { systemError } from './errors.js'
+import type { AddressCall } from './policy.js'
 
 /** What FIEMAP says of a range of a file, in bytes. */
 export interface ExtentFacts {
@@ -24,9 +25,14 @@ export interface FileFacts {
   minor: number
   attributes: number
   filesystemMagic: number
+  /** Bytes that the filesystem counts as its own, on all its devices. */
+  filesystemSize: number
   inodeFlags: number
   extendedFlags: number
 }
+
+/** The file that a loop device shows. */
+export type LoopBacking = Pick<FileFacts, 'major' | 'minor' | 'inode'>
 
 /** A device-mapper device as an ioctl on it answers. */
 export interface DmDevice {
@@ -64,15 +70,21 @@ type Settled<T> = { value: T } | { failure: { errno: number; syscall: string } }
 type Call<A extends unknown[], T> = (...args: A) => Promise<Settled<T>>
 
 interface Addon {
-  walkExtents: Call<[fd: number, offset: number, length: number], ExtentFacts>
+  walkExtents: Call<[fd: number, call: AddressCall, offset: number, length: number], ExtentFacts>
   /** The first byte that lies elsewhere than in an earlier walk's rows; -1 when there is none. */
-  findMovedByte: Call<[fd: number, offset: number, length: number, rows: Float64Array], number>
+  findMovedByte: Call<
+    [fd: number, call: AddressCall, offset: number, length: number, rows: Float64Array],
+    number
+  >
   inspect: Call<[fd: number], FileFacts>
   tryLock: Call<[fd: number], void>
   takeLease: Call<[fd: number], void>
   leaseIsWhole: Call<[fd: number], boolean>
   dropLease: Call<[fd: number], void>
   setImmutable: Call<[fd: number, immutable: boolean], void>
+  setPinned: Call<[fd: number, pinned: boolean], void>
+  getPinCount: Call<[fd: number], number>
+  getLoopBacking: Call<[path: string], LoopBacking>
   getMark: Call<[fd: number], string | undefined>
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>

@@ -113,7 +113,10 @@ async function planSlice(
   // Where the filesystem is not known, neither are its answers: they are not even asked for.
   if (problems.length > 0) return part
 
-  const facts = await result(native.walkExtents(file.handle.fd, offset, length), file.path)
+  const facts = await result(
+    native.walkExtents(file.handle.fd, file.addressCall, offset, length),
+    file.path,
+  )
   part.extents = facts.rows
   problems.push(...judgeExtents(file.path, facts, options))
 
@@ -144,7 +147,7 @@ export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
   for (const { slice, extents, stack } of parts) {
     const { file, offset, length } = slice
     const moved = await result(
-      native.findMovedByte(file.handle.fd, offset, length, extents),
+      native.findMovedByte(file.handle.fd, file.addressCall, offset, length, extents),
       file.path,
     )
     if (moved >= 0) {

@@ -40,7 +40,7 @@ export const POLICY = {
   DMLOOP_UNSUPPORTED_FILESYSTEM: {
     found: 'lies on a filesystem whose block addresses are not known to be true',
     why: 'FIEMAP may give addresses that are not positions on the disk, or blocks that move.',
-    remedy: 'Keep the file on ext2, ext3, ext4 or xfs.',
+    remedy: 'Keep the file on ext2, ext3, ext4, xfs, f2fs or vfat.',
     blocks: 'linear',
   },
   DMLOOP_ENCRYPTED: {
@@ -128,6 +128,12 @@ export const POLICY = {
     remedy: 'Defragment the file, or copy it in one go to a filesystem with room.',
     blocks: 'linear',
   },
+  DMLOOP_SWAPFILE: {
+    found: 'is in use as swap space',
+    why: 'The kernel writes pages to its blocks whenever memory is short.',
+    remedy: 'Take it out of use first: swapoff FILE.',
+    blocks: 'all',
+  },
   DMLOOP_NO_DEVICE_MAPPER: {
     found: 'device-mapper cannot be reached',
     why: 'The kernel’s device-mapper makes the device.',
@@ -146,6 +152,13 @@ export const POLICY = {
     remedy: 'Map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
     blocks: 'linear',
   },
+  DMLOOP_NOT_PINNED: {
+    found: 'is not pinned',
+    why: 'f2fs moves the blocks of a file as it cleans up, unless the file is pinned.',
+    remedy:
+      'Map with guard: ‘immutable’ a file that is not immutable yet (chattr -i FILE), on an f2fs without mode=lfs.',
+    blocks: 'linear',
+  },
   DMLOOP_CONTENT_MISMATCH: {
     found: 'reads otherwise through the device',
     why: 'The filesystem or a device beneath gave addresses that are not the file’s.',
@@ -155,7 +168,7 @@ export const POLICY = {
   DMLOOP_ALREADY_MAPPED: {
     found: 'is mapped already',
     why: 'Two devices over the same blocks would not see each other’s writes.',
-    remedy: 'Use the existing mapping (openMapping), or unmap it first.',
+    remedy: 'Use the existing device (openMapping), or unmap or detach it first.',
     blocks: 'all',
   },
   DMLOOP_NAME_INVALID: {
@@ -208,31 +221,66 @@ export const EXTENT_FLAGS = {
 /** LAST and MERGED say how the filesystem answered, not what the blocks are. */
 export const HARMLESS_EXTENT_FLAGS = 0x1 | 0x1000
 
+interface FileAttribute {
+  from: 'attributes' | 'inodeFlags' | 'extendedFlags'
+  bit: number
+  code: DmloopCode
+  /** In the place of the rule's own words. */
+  found?: string
+}
+
 /** Attributes of a whole file, by where the kernel tells them. */
-export const FILE_ATTRIBUTES = [
+export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
   // STATX_ATTR_* (statx(2), linux/stat.h)
   { from: 'attributes', bit: 0x4, code: 'DMLOOP_ENCODED_EXTENT' },
   { from: 'attributes', bit: 0x800, code: 'DMLOOP_ENCRYPTED' },
+  {
+    from: 'attributes',
+    bit: 0x100000,
+    code: 'DMLOOP_READ_ONLY',
+    found: 'is sealed with fs-verity, and a write beneath would break the seal',
+  },
+  {
+    from: 'attributes',
+    bit: 0x200000,
+    code: 'DMLOOP_UNSUPPORTED_FILESYSTEM',
+    found: 'is accessed past the block layer (DAX), which was never proven to agree with it',
+  },
+  // FS_INLINE_DATA_FL (linux/fs.h): before f2fs is asked to pin the file, which would move the data.
+  { from: 'inodeFlags', bit: 0x10000000, code: 'DMLOOP_INLINE_DATA' },
   // FS_JOURNAL_DATA_FL (linux/fs.h)
   { from: 'inodeFlags', bit: 0x4000, code: 'DMLOOP_DATA_JOURNALED' },
   // FS_XFLAG_REALTIME (linux/fs.h)
   { from: 'extendedFlags', bit: 0x1, code: 'DMLOOP_REALTIME_FILE' },
-] as const satisfies {
-  from: 'attributes' | 'inodeFlags' | 'extendedFlags'
-  bit: number
-  code: DmloopCode
-}[]
+]
+
+/**
+ * How a filesystem tells the addresses of a file: by FS_IOC_FIEMAP, or block by block by FIBMAP; see
+ * native/extent_walk.h.
+ */
+export type AddressCall = 'FIEMAP' | 'FIBMAP'
+
+/**
+ * What holds a file still: FS_IMMUTABLE_FL against everybody else, and f2fs's pin against its own
+ * cleaning.
+ */
+export type Hold = 'immutable' | 'pinned'
 
 /** What is known of a filesystem whose addresses were proven to be positions on its device. */
-interface KnownFilesystem {
-  /** Whether FS_IMMUTABLE_FL holds a file still there. */
-  immutable: boolean
+export interface KnownFilesystem {
+  addresses: AddressCall
+  /** What it takes to hold a file still there; nothing does where this is empty. */
+  holds: readonly Hold[]
 }
+
+const BY_FLAG: KnownFilesystem = { addresses: 'FIEMAP', holds: ['immutable'] }
 
 /** Filesystems that files may be mapped on; every other is refused by its name. */
 export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> = {
-  ext2: { immutable: true },
-  ext3: { immutable: true },
-  ext4: { immutable: true },
-  xfs: { immutable: true },
+  ext2: BY_FLAG,
+  ext3: BY_FLAG,
+  ext4: BY_FLAG,
+  xfs: BY_FLAG,
+  f2fs: { addresses: 'FIEMAP', holds: ['immutable', 'pinned'] },
+  vfat: { addresses: 'FIBMAP', holds: [] },
 }

@@ -78,7 +78,7 @@ export async function mountsOf(device: string): Promise<Mount[]> {
     .map((fields) => {
       const [filesystem = '', , superOptions = ''] = fields.slice(fields.indexOf('-') + 1)
       return {
-        mountPoint: unescape(fields[4] ?? ''),
+        mountPoint: unescapePath(fields[4] ?? ''),
         filesystem,
         options: superOptions.split(','),
       }
@@ -86,5 +86,5 @@ export async function mountsOf(device: string): Promise<Mount[]> {
 }
 
 /** The kernel writes white space and backslashes in paths as \ooo. */
-const unescape = (text: string): string =>
+export const unescapePath = (text: string): string =>
   text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(parseInt(octal, 8)))

@@ -13,28 +13,35 @@ import {
 
 /** Verdicts on the file as a whole, before its extents are looked at. */
 export function judgeFile(
-  { path, facts, filesystem }: BackingFile,
+  { path, facts, filesystem, deviceSize, uses }: BackingFile,
   { readOnly }: { readOnly: boolean },
 ): Problem[] {
   const problems: Problem[] = []
+  const found = (code: DmloopCode, detail?: string): void => {
+    problems.push(problem(code, { file: path }, detail))
+  }
   if (!FILESYSTEMS[filesystem.name]) {
     const detail = `lies on ${filesystem.name}, whose block addresses are not known to be true`
-    problems.push(problem('DMLOOP_UNSUPPORTED_FILESYSTEM', { file: path }, detail))
+    found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
+  } else if (facts.filesystemSize > deviceSize) {
+    // Its addresses go on where the first device ends (f2fs).
+    found('DMLOOP_UNSUPPORTED_FILESYSTEM', `lies on a ${filesystem.name} over several devices`)
   }
-  for (const { from, bit, code } of FILE_ATTRIBUTES) {
-    if ((facts[from] & bit) !== 0) problems.push(problem(code, { file: path }))
+  for (const attribute of FILE_ATTRIBUTES) {
+    const { from, bit, code } = attribute
+    if ((facts[from] & bit) === 0 || (code === 'DMLOOP_READ_ONLY' && readOnly)) continue
+    const range = { file: path, offset: 0, length: facts.size }
+    problems.push(problem(code, range, attribute.found))
   }
   const unreplayed = ['noload', 'norecovery'].find((option) => filesystem.options.includes(option))
   if (unreplayed !== undefined) {
     const detail = `lies on a filesystem mounted with ${unreplayed}, whose journal may know better`
-    problems.push(problem('DMLOOP_UNSUPPORTED_FILESYSTEM', { file: path }, detail))
+    found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   }
-  if (filesystem.readOnly && !readOnly) {
-    problems.push(problem('DMLOOP_READ_ONLY', { file: path }))
-  }
-  if (filesystem.options.includes('data=journal')) {
-    problems.push(problem('DMLOOP_DATA_JOURNALED', { file: path }))
-  }
+  if (filesystem.readOnly && !readOnly) found('DMLOOP_READ_ONLY')
+  if (filesystem.options.includes('data=journal')) found('DMLOOP_DATA_JOURNALED')
+  if (uses.swap) found('DMLOOP_SWAPFILE')
+  for (const loop of uses.loops) found('DMLOOP_ALREADY_MAPPED', `is mapped already, as ${loop}`)
   return problems
 }
 

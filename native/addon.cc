@@ -129,17 +129,28 @@ std::optional<dm::Target> TargetFrom(const Napi::Value& value) {
   return dm::Target{{}, {}, (*minor & 0xff) | *major << 8 | (*minor & ~uint64_t{0xff}) << 12};
 }
 
+std::optional<AddressCall> AddressCallFrom(const Napi::Value& value) {
+  if (!value.IsString()) return std::nullopt;
+  const std::string name = value.As<Napi::String>().Utf8Value();
+  if (name == "FIEMAP") return AddressCall::kFiemap;
+  if (name == "FIBMAP") return AddressCall::kFibmap;
+  return std::nullopt;
+}
+
 // --- files ------------------------------------------------------------------------------------
 
 Napi::Value WalkExtentsJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  const auto offset = SafeInteger(info[1]);
-  const auto length = SafeInteger(info[2]);
-  if (!fd || !offset || !length) return Reject(info.Env(), "walkExtents(fd, offset, length)");
+  const auto call = AddressCallFrom(info[1]);
+  const auto offset = SafeInteger(info[2]);
+  const auto length = SafeInteger(info[3]);
+  if (!fd || !call || !offset || !length) {
+    return Reject(info.Env(), "walkExtents(fd, call, offset, length)");
+  }
   return PromiseWorker<ExtentMap>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), offset = *offset, length = *length] {
-        return WalkExtents(fd, offset, length);
+      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length] {
+        return WalkExtents(fd, call, offset, length);
       },
       [](Napi::Env env, ExtentMap& map) -> Napi::Value {
         const uint64_t alignment = map.bits & (~map.bits + 1);
@@ -155,16 +166,17 @@ Napi::Value WalkExtentsJs(const Napi::CallbackInfo& info) {
 // The first byte that has moved, or -1.
 Napi::Value FindMovedByteJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  const auto offset = SafeInteger(info[1]);
-  const auto length = SafeInteger(info[2]);
-  auto rows = PackedNumbers::From(info[3]);
-  if (!fd || !offset || !length || !rows) {
-    return Reject(info.Env(), "findMovedByte(fd, offset, length, rows)");
+  const auto call = AddressCallFrom(info[1]);
+  const auto offset = SafeInteger(info[2]);
+  const auto length = SafeInteger(info[3]);
+  auto rows = PackedNumbers::From(info[4]);
+  if (!fd || !call || !offset || !length || !rows) {
+    return Reject(info.Env(), "findMovedByte(fd, call, offset, length, rows)");
   }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), offset = *offset, length = *length, rows] {
-        return FindMovedByte(fd, offset, length, rows->rows());
+      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length, rows] {
+        return FindMovedByte(fd, call, offset, length, rows->rows());
       },
       NumberOrMinusOne);
 }
@@ -184,6 +196,7 @@ Napi::Value InspectJs(const Napi::CallbackInfo& info) {
         object.Set("minor", facts.device_minor);
         object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
         object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
+        object.Set("filesystemSize", static_cast<double>(facts.filesystem_size));
         object.Set("inodeFlags", facts.inode_flags);
         object.Set("extendedFlags", facts.extended_flags);
         return object;
@@ -199,15 +212,38 @@ Napi::Value FileStepJs(const Napi::CallbackInfo& info) {
       info.Env(), [fd = static_cast<int>(*fd)] { return step(fd); }, Undefined);
 }
 
-Napi::Value SetImmutableJs(const Napi::CallbackInfo& info) {
+// Something that a file is or is not.
+template <Result<Nothing> (*set)(int, bool)>
+Napi::Value FileSwitchJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "setImmutable(fd, immutable)");
+  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "file switch(fd, on)");
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), immutable = info[1].As<Napi::Boolean>().Value()] {
-        return SetImmutable(fd, immutable);
+      [fd = static_cast<int>(*fd), on = info[1].As<Napi::Boolean>().Value()] {
+        return set(fd, on);
       },
       Undefined);
+}
+
+Napi::Value GetPinCountJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "getPinCount(fd)");
+  return PromiseWorker<uint32_t>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return GetPinCount(fd); },
+      [](Napi::Env env, uint32_t& count) -> Napi::Value { return Napi::Number::New(env, count); });
+}
+
+Napi::Value GetLoopBackingJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "getLoopBacking(path)");
+  return PromiseWorker<LoopBacking>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return GetLoopBacking(path); },
+      [](Napi::Env env, LoopBacking& backing) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("major", backing.major);
+        object.Set("minor", backing.minor);
+        object.Set("inode", std::to_string(backing.inode));
+        return object;
+      });
 }
 
 Napi::Value LeaseIsWholeJs(const Napi::CallbackInfo& info) {
@@ -525,7 +561,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("takeLease", FileStepJs<TakeLease>);
   add("leaseIsWhole", LeaseIsWholeJs);
   add("dropLease", FileStepJs<DropLease>);
-  add("setImmutable", SetImmutableJs);
+  add("setImmutable", FileSwitchJs<SetImmutable>);
+  add("setPinned", FileSwitchJs<SetPinned>);
+  add("getPinCount", GetPinCountJs);
+  add("getLoopBacking", GetLoopBackingJs);
   add("getMark", GetMarkJs);
   add("setMark", SetMarkJs);
   add("removeMark", FileStepJs<RemoveMark>);

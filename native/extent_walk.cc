@@ -3,6 +3,7 @@
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -86,7 +87,9 @@ ExtentMap ExtentCollector::Finish() {
   return std::move(map_);
 }
 
-Result<ExtentMap> WalkExtents(int fd, uint64_t offset, uint64_t length) {
+namespace {
+
+Result<ExtentMap> WalkFiemap(int fd, uint64_t offset, uint64_t length) {
   ExtentCollector collector(offset, length);
   FiemapBuffer buffer;
   const uint64_t end = offset + length;
@@ -114,9 +117,42 @@ Result<ExtentMap> WalkExtents(int fd, uint64_t offset, uint64_t length) {
   return collector.Finish();
 }
 
-Result<std::optional<uint64_t>> FindMovedByte(int fd, uint64_t offset, uint64_t length,
-                                              std::span<const double> rows) {
-  auto again = WalkExtents(fd, offset, length);
+Result<ExtentMap> WalkFibmap(int fd, uint64_t offset, uint64_t length) {
+  int block_size = 0;
+  if (ioctl(fd, FIGETBSZ, &block_size) < 0) return LastFailure("FIGETBSZ");
+  const auto block = static_cast<uint64_t>(block_size);
+  struct statfs filesystem;
+  if (fstatfs(fd, &filesystem) < 0) return LastFailure("fstatfs");
+  // The blocks of a cluster lie together by the definition of FAT, and statfs(2) gives its size:
+  // with 64 KiB clusters of 512-byte blocks this asks 128 times less.
+  const auto cluster = static_cast<uint64_t>(filesystem.f_bsize);
+  if (block == 0 || cluster == 0 || cluster % block != 0) return Failure{EINVAL, "FIGETBSZ"};
+
+  ExtentCollector collector(offset, length);
+  const uint64_t end = offset + length;
+  for (uint64_t at = offset - offset % cluster; at < end; at += cluster) {
+    // The kernel's ioctl_fibmap (fs/ioctl.c) has an int: in goes the file's block, out comes the
+    // disk's, 0 for a hole.
+    if (at / block > INT32_MAX) return Failure{EOVERFLOW, "FIBMAP"};
+    int number = static_cast<int>(at / block);
+    if (ioctl(fd, FIBMAP, &number) < 0) return LastFailure("FIBMAP");
+    if (number == 0) continue;
+    const uint64_t physical = static_cast<uint32_t>(number) * block;
+    if (!collector.Add({at, physical, cluster, 0})) return Failure{EOVERFLOW, "FIBMAP"};
+  }
+  return collector.Finish();
+}
+
+}  // namespace
+
+Result<ExtentMap> WalkExtents(int fd, AddressCall call, uint64_t offset, uint64_t length) {
+  return call == AddressCall::kFibmap ? WalkFibmap(fd, offset, length)
+                                      : WalkFiemap(fd, offset, length);
+}
+
+Result<std::optional<uint64_t>> FindMovedByte(int fd, AddressCall call, uint64_t offset,
+                                              uint64_t length, std::span<const double> rows) {
+  auto again = WalkExtents(fd, call, offset, length);
   if (!again.ok()) return again.failure();
   const std::span<const double> now = again.value().rows.span();
   const auto [was, is] = std::mismatch(rows.begin(), rows.end(), now.begin(), now.end());

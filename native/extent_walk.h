@@ -60,13 +60,17 @@ inline constexpr size_t kExtentColumns = 4;
 // How many extents one FS_IOC_FIEMAP asks for: the fastest size measured (FACTS section 3).
 inline constexpr uint32_t kExtentBatch = 4096;
 
-// Reads the extents of bytes [offset, offset + length) of an open file with FS_IOC_FIEMAP. It does
-// not ask for FIEMAP_FLAG_SYNC: looking must change nothing.
-Result<ExtentMap> WalkExtents(int fd, uint64_t offset, uint64_t length);
+// Which ioctl a filesystem tells its addresses with: FS_IOC_FIEMAP, extent by extent, or FIBMAP,
+// block by block, where there is no other (vfat). FIBMAP needs CAP_SYS_RAWIO.
+enum class AddressCall { kFiemap, kFibmap };
+
+// Reads the extents of bytes [offset, offset + length) of an open file. It does not ask for
+// FIEMAP_FLAG_SYNC: looking must change nothing.
+Result<ExtentMap> WalkExtents(int fd, AddressCall call, uint64_t offset, uint64_t length);
 
 // Reads the extents again and compares them with packed rows of an earlier walk: the first byte of
 // the file that lies elsewhere or whose extent has other flags, or nothing.
-Result<std::optional<uint64_t>> FindMovedByte(int fd, uint64_t offset, uint64_t length,
-                                              std::span<const double> rows);
+Result<std::optional<uint64_t>> FindMovedByte(int fd, AddressCall call, uint64_t offset,
+                                              uint64_t length, std::span<const double> rows);
 
 }  // namespace dmloop

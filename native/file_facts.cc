@@ -30,6 +30,7 @@ Result<FileFacts> Inspect(int fd) {
   struct statfs filesystem;
   if (fstatfs(fd, &filesystem) < 0) return LastFailure("fstatfs");
   facts.filesystem_magic = static_cast<uint64_t>(filesystem.f_type) & 0xffffffffU;
+  facts.filesystem_size = filesystem.f_blocks * static_cast<uint64_t>(filesystem.f_frsize);
 
   // A device node answers ioctls with its driver's, not the filesystem's.
   if (!S_ISREG(stat.stx_mode)) return facts;

@@ -1,6 +1,7 @@
 #include "guard.h"
 
 #include <fcntl.h>
+#include <linux/f2fs.h>
 #include <linux/fs.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -45,6 +46,18 @@ Result<Nothing> SetImmutable(int fd, bool immutable) {
   flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
   if (ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0) return LastFailure("FS_IOC_SETFLAGS");
   return Nothing{};
+}
+
+Result<Nothing> SetPinned(int fd, bool pinned) {
+  uint32_t pin = pinned ? 1 : 0;
+  if (ioctl(fd, F2FS_IOC_SET_PIN_FILE, &pin) < 0) return LastFailure("F2FS_IOC_SET_PIN_FILE");
+  return Nothing{};
+}
+
+Result<uint32_t> GetPinCount(int fd) {
+  uint32_t count = 0;
+  if (ioctl(fd, F2FS_IOC_GET_PIN_FILE, &count) < 0) return LastFailure("F2FS_IOC_GET_PIN_FILE");
+  return count;
 }
 
 Result<std::optional<std::string>> GetMark(int fd) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -17,6 +18,11 @@ Result<Nothing> DropLease(int fd);
 
 // Sets or clears FS_IMMUTABLE_FL and leaves the other attributes as they are (ioctl_iflags(2)).
 Result<Nothing> SetImmutable(int fd, bool immutable);
+
+// Pins a file of f2fs, so that its cleaning leaves the blocks where they are, or unpins it.
+Result<Nothing> SetPinned(int fd, bool pinned);
+// How often f2fs wanted to move the pinned file and did not; 0 for a file that is not pinned.
+Result<uint32_t> GetPinCount(int fd);
 
 // The extended attribute in which a guard notes what it has set; nothing when there is none.
 Result<std::optional<std::string>> GetMark(int fd);

@@ -10,13 +10,30 @@ interface Guest {
   options: string[]
 }
 
+/** The kernel's default code page and character set are modules of their own. */
+const VFAT = ['vfat', 'nls_cp437', 'nls_iso8859-1', 'nls_ascii']
+const MATRIX_MODULES = [
+  ...VFAT,
+  ...['f2fs', 'dm-delay', 'overlay', 'fuse', 'squashfs', 'erofs', '9p', '9pnet_fd'],
+]
+
 const GUESTS: Guest[] = [
   { test: 'nodes', options: ['--udev', '--disk=100'] },
   { test: 'bytes', args: ['ext4'], options: ['--disk=400', '--memory=3G'] },
   { test: 'bytes', args: ['xfs'], options: ['--disk=400', '--memory=3G'] },
+  { test: 'bytes', args: ['f2fs'], options: ['--disk=400', '--memory=3G', '--modules=f2fs'] },
+  {
+    test: 'bytes',
+    args: ['vfat'],
+    options: ['--disk=400', '--memory=3G', `--modules=${VFAT.join(',')}`],
+  },
   { test: 'event-loop', options: ['--disk=1200', '--memory=4G'] },
   { test: 'nodes', options: ['--disk=100'] },
-  { test: 'guard', options: ['--disk=400'] },
+  { test: 'guard', args: ['ext4'], options: ['--disk=400'] },
+  { test: 'guard', args: ['xfs'], options: ['--disk=400'] },
+  { test: 'guard', args: ['f2fs'], options: ['--disk=400', '--modules=f2fs'] },
+  { test: 'matrix', options: ['--disk=400', `--modules=${MATRIX_MODULES.join(',')}`] },
+  { test: 'proof', options: ['--disk=100'] },
   { test: 'agreement', options: ['--udev', '--disk=400'] },
   { test: 'refusals', options: ['--udev', '--disk=400', '--modules=dm-delay'] },
   { test: 'look-only', options: ['--disk=100'] },

@@ -14,6 +14,12 @@ const PROGRAMS: Record<string, string> = {
   'mkfs.ext4': 'e2fsprogs',
   getfattr: 'attr',
   'mkfs.xfs': 'xfsprogs',
+  'mkfs.f2fs': 'f2fs-tools',
+  'mkfs.vfat': 'dosfstools',
+  'mkfs.btrfs': 'btrfs-progs',
+  'mkfs.erofs': 'erofs-utils',
+  mksquashfs: 'squashfs-tools',
+  fuse2fs: 'fuse2fs',
 }
 
 const FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']

@@ -1,15 +1,19 @@
-// Makes a file of random bytes in about as many extents as asked for, on any filesystem that can
-// punch holes:
+// Makes a file of random bytes in about as many extents as asked for:
 //
 //   fragment FILE BYTES EXTENTS SEED
 //
-// The first call on a filesystem fills it with DIRECTORY/.filler. Each call then frees as many
-// separate runs of the filler as the file shall have extents, and writes the file into them, run by
-// run in random order, so that the filesystem has nowhere else to put it.
+// On a filesystem that looks for the best place, the first call fills it with DIRECTORY/.filler.
+// Each call then frees as many separate runs of the filler as the file shall have extents, and
+// writes the file into them, run by run in random order, so that the filesystem has nowhere else to
+// put it. f2fs puts what is written last at the end of its log: random order is all it takes. vfat
+// gives the next free cluster, in the order of the file: there DIRECTORY/.spacer grows in turn with
+// the file.
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +23,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -95,6 +100,31 @@ class Filler {
   uint64_t size_ = 0;
 };
 
+// The file that keeps the next clusters from the one that is being written.
+class Spacer {
+ public:
+  explicit Spacer(const std::string& directory)
+      : fd_(open((directory + "/.spacer").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600)) {
+    if (!fd_.valid()) Die("open spacer");
+  }
+
+  void Grow() {
+    const std::vector<char> block(kBlock);
+    if (write(fd_.get(), block.data(), block.size()) != static_cast<ssize_t>(kBlock)) Die("spacer");
+  }
+
+ private:
+  dmloop::UniqueFd fd_;
+};
+
+void MakeRoom(const std::string& directory, const std::vector<uint64_t>& runs) {
+  Filler filler(directory);
+  // Both files' extent trees grow, and need blocks of their own.
+  filler.Free(8 + runs.size() / 50);
+  for (const uint64_t run : runs) filler.Free(run);
+  filler.Save();
+}
+
 // `total` blocks in `count` runs of at least one.
 std::vector<uint64_t> RandomRuns(uint64_t total, uint64_t count, std::mt19937_64& random) {
   std::vector<uint64_t> cuts(total - 1);
@@ -126,11 +156,16 @@ int main(int argc, char** argv) {
   if (bytes == 0) return 2;
 
   const std::vector<uint64_t> runs = RandomRuns(blocks, extents, random);
-  Filler filler(path.substr(0, path.find_last_of('/')));
-  // Both files' extent trees grow, and need blocks of their own.
-  filler.Free(8 + extents / 50);
-  for (const uint64_t run : runs) filler.Free(run);
-  filler.Save();
+  const std::string directory = path.substr(0, path.find_last_of('/'));
+  struct statfs filesystem;
+  if (statfs(directory.c_str(), &filesystem) < 0) Die("statfs");
+  const bool in_order = filesystem.f_type == MSDOS_SUPER_MAGIC;
+  std::optional<Spacer> spacer;
+  if (in_order) {
+    spacer.emplace(directory);
+  } else if (filesystem.f_type != F2FS_SUPER_MAGIC) {
+    MakeRoom(directory, runs);
+  }
 
   const dmloop::UniqueFd file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600));
   if (!file.valid()) Die("open file");
@@ -140,7 +175,7 @@ int main(int argc, char** argv) {
     chunks.emplace_back(start * kBlock, run * kBlock);
     start += run;
   }
-  std::shuffle(chunks.begin(), chunks.end(), random);
+  if (!in_order) std::shuffle(chunks.begin(), chunks.end(), random);
   std::vector<uint64_t> data;
   for (const auto& [offset, length] : chunks) {
     data.resize(length / sizeof(uint64_t));
@@ -157,6 +192,7 @@ int main(int argc, char** argv) {
         0) {
       Die("sync_file_range");
     }
+    if (spacer) spacer->Grow();
   }
   if (fsync(file.get()) < 0) Die("fsync");
   return 0;

@@ -5,6 +5,7 @@ import { EXTENT_FLAGS, POLICY, type DmloopCode } from '#lib/policy.js'
 import { sliceFiles } from '#lib/range.js'
 import { judgeExtents, judgeFile } from '#lib/verdict.js'
 
+const CLEAN_FILE = { readOnly: false }
 const CLEAN = { holes: 'reject', blockSize: 512 } as const
 
 /** Facts of extents, summed up as the native half does. */
@@ -80,16 +81,20 @@ const file = (path: string, size: number, more: object = {}): BackingFile =>
     size,
     identity: path,
     blockSize: 512,
+    deviceSize: 1 << 30,
+    uses: { swap: false, loops: [] },
     filesystem: { name: 'ext4', options: [] },
-    facts: { attributes: 0, inodeFlags: 0, extendedFlags: 0 },
+    facts: { attributes: 0, inodeFlags: 0, extendedFlags: 0, filesystemSize: 1 << 29 },
     ...more,
   }) as unknown as BackingFile
 
 await t.test('files as a whole', (t) => {
   const judge = (more: object): (DmloopCode | undefined)[] =>
-    judgeFile(file('f', 1, more), { readOnly: false }).map(({ code }) => code)
+    judgeFile(file('f', 1, more), CLEAN_FILE).map(({ code }) => code)
   const on = (name: string, options: string[] = []): object => ({ filesystem: { name, options } })
-  for (const name of ['ext2', 'ext3', 'ext4', 'xfs']) t.strictSame(judge(on(name)), [], name)
+  for (const name of ['ext2', 'ext3', 'ext4', 'xfs', 'f2fs', 'vfat']) {
+    t.strictSame(judge(on(name)), [], name)
+  }
   for (const name of [
     'btrfs',
     'overlay',
@@ -116,8 +121,22 @@ await t.test('files as a whole', (t) => {
   t.strictSame(judge(readOnly), ['DMLOOP_READ_ONLY'])
   t.strictSame(judgeFile(file('f', 1, readOnly), { readOnly: true }), [])
   const attribute = (more: object): object => ({
-    facts: { attributes: 0, inodeFlags: 0, extendedFlags: 0, ...more },
+    facts: { attributes: 0, inodeFlags: 0, extendedFlags: 0, filesystemSize: 0, ...more },
   })
+  const sealed = attribute({ attributes: 0x100000 })
+  t.strictSame(judge(sealed), ['DMLOOP_READ_ONLY'], 'fs-verity')
+  t.strictSame(judgeFile(file('f', 1, sealed), { readOnly: true }), [], 'fs-verity, read-only')
+  t.strictSame(judge(attribute({ attributes: 0x200000 })), ['DMLOOP_UNSUPPORTED_FILESYSTEM'], 'DAX')
+  t.strictSame(judge(attribute({ inodeFlags: 0x10000000 })), ['DMLOOP_INLINE_DATA'])
+  t.strictSame(
+    judge(attribute({ filesystemSize: (1 << 30) + 4096 })),
+    ['DMLOOP_UNSUPPORTED_FILESYSTEM'],
+    'a filesystem over several devices',
+  )
+  t.strictSame(judge({ uses: { swap: true, loops: [] } }), ['DMLOOP_SWAPFILE'])
+  t.match(judgeFile(file('f', 1, { uses: { swap: false, loops: ['/dev/loop7'] } }), CLEAN_FILE), [
+    { code: 'DMLOOP_ALREADY_MAPPED', message: /\/dev\/loop7/ },
+  ])
   t.strictSame(judge(attribute({ attributes: 0x4 })), ['DMLOOP_ENCODED_EXTENT'])
   t.strictSame(judge(attribute({ attributes: 0x800 })), ['DMLOOP_ENCRYPTED'])
   t.strictSame(judge(attribute({ inodeFlags: 0x4000 })), ['DMLOOP_DATA_JOURNALED'])

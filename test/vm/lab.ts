@@ -142,6 +142,8 @@ export function leftFiles(): string[] {
 /** Everything of a file that a refused or undone mapping must leave as it was. */
 export function fileState(path: string): string {
   const { size, mode, uid, gid, mtimeMs, nlink } = statSync(path)
-  const sum = sh(`sha256sum <${path}`)
-  return JSON.stringify({ size, mode, uid, gid, mtimeMs, nlink, flags: sh(`lsattr ${path}`), sum })
+  const sum = createHash('sha256').update(readFileSync(path)).digest('hex')
+  // Where there are no flags, that is said in their place.
+  const flags = sh(`lsattr ${path} 2>&1 || true`)
+  return JSON.stringify({ size, mode, uid, gid, mtimeMs, nlink, flags, sum })
 }

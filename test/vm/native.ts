@@ -135,18 +135,18 @@ await t.test('extents of odd ranges and files', async (t) => {
   const host = makeHost('ext4', oneSegment(), { name: 'host' })
   randomFile(`${host.path}/image`, 65536)
   const file = await open(`${host.path}/image`)
-  const facts = await result(native.walkExtents(file.fd, 4096, 8192))
+  const facts = await result(native.walkExtents(file.fd, 'FIEMAP', 4096, 8192))
   t.strictSame([facts.rows[0], facts.rows[2], facts.rows.length], [4096, 8192, 4], 'clipped')
-  const past = await result(native.walkExtents(file.fd, 65536, 65536))
+  const past = await result(native.walkExtents(file.fd, 'FIEMAP', 65536, 65536))
   t.strictSame([...past.holes], [65536, 65536], 'what is past the end is a hole')
   const folder = await open('/tmp', 'r')
-  await t.rejects(result(native.walkExtents(folder.fd, 0, 4096)), {
+  await t.rejects(result(native.walkExtents(folder.fd, 'FIEMAP', 0, 4096)), {
     code: 'ENOTSUP',
     syscall: 'FS_IOC_FIEMAP',
   })
   await file.close()
   await folder.close()
-  await t.rejects(result(native.walkExtents(999, 0, 4096)), { code: 'EBADF' })
+  await t.rejects(result(native.walkExtents(999, 'FIEMAP', 0, 4096)), { code: 'EBADF' })
   await t.rejects(result(native.inspect(999)), { code: 'EBADF', syscall: 'statx' })
   host.remove()
 })

@@ -73,7 +73,7 @@ const REFUSALS: Refusal[] = [
     },
     code: 'DMLOOP_INLINE_DATA',
     offset: 0,
-    length: 512,
+    length: 600,
     on: ['ext4'],
   },
   { name: 'empty', make: (file) => void sh(`: >${file}`), code: 'DMLOOP_EMPTY_FILE' },

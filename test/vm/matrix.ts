@@ -1,0 +1,80 @@
+// Every cell of the matrix in test/matrix.ts, tried on a real kernel with real filesystems.
+import { execFileSync } from 'node:child_process'
+import { lstatSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { mapFile, planFile, type DmloopCode, type MapOptions } from 'dmloop'
+import { HOSTS, MATRIX, type Row } from '../matrix.js'
+import { deviceNames, fileState, leftFiles, oneSegment, sh, sha256 } from './lab.js'
+
+const AT = '/tmp/at'
+const FILE = `${AT}/file`
+const TOOLS = fileURLToPath(new URL('../../../test/tools', import.meta.url))
+
+/** What only shows when something is done to the file, which a plan never does. */
+const NOT_PLANNED: DmloopCode[] = ['DMLOOP_UNGUARDABLE', 'DMLOOP_NOT_PINNED', 'DMLOOP_FILE_IN_USE']
+
+function run(script: string): void {
+  const env = { ...process.env, DISK: '/dev/mapper/matrix', AT, FILE, TOOLS }
+  execFileSync('sh', ['-ec', script], { env, stdio: ['ignore', 'ignore', 'inherit'] })
+}
+
+function setUp({ host, make = 'head -c 64K /dev/urandom >$FILE' }: Row): void {
+  sh(`mkdir -p ${AT}; dmsetup create matrix`, oneSegment())
+  run(HOSTS[host])
+  run(`${make}\nsync`)
+}
+
+function tearDown({ undo = '' }: Row): void {
+  run(undo)
+  run('for at in $AT /tmp/lower; do if mountpoint -q $at; then umount $at; fi; done')
+  for (const name of deviceNames()) sh(`dmsetup remove --retry ${name}`)
+}
+
+/** Maps the file, and looks that the device shows and changes the file's own bytes. */
+async function outcome(t: Test, options: MapOptions): Promise<string> {
+  try {
+    const device = await mapFile(FILE, options)
+    const { path, size } = device
+    t.equal(await sha256(path, size), await sha256(FILE, size), 'the same bytes')
+    if (options.readOnly !== true) {
+      await using node = await open(path, 'r+')
+      await node.write(Buffer.alloc(512, 'written through the device'), 0, 512, size - 512)
+      await node.sync()
+    }
+    const after = await sha256(path, size)
+    t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] })
+    await device.unmap()
+    t.equal(await sha256(FILE, size), after, 'what was written through the device')
+    return 'mapped'
+  } catch (error) {
+    return (error as { code?: string }).code ?? String(error)
+  }
+}
+
+for (const row of MATRIX) {
+  await t.test(row.file, async (t) => {
+    t.teardown(() => {
+      tearDown(row)
+    })
+    setUp(row)
+    const regular = lstatSync(FILE).isFile()
+    const devices = deviceNames()
+    for (const [readOnly, expected] of [
+      [false, row.writable],
+      [true, row.readOnly],
+    ] as const) {
+      const options = { ...row.options, readOnly }
+      const before = regular && expected !== 'mapped' ? fileState(FILE) : ''
+      t.equal(await outcome(t, options), expected, readOnly ? 'read-only' : 'writable')
+      if (before !== '') t.equal(fileState(FILE), before, 'the file is as it was')
+      t.strictSame(deviceNames(), devices, 'no device is left')
+      t.strictSame(leftFiles(), [], 'no record or node is left')
+      if (!expected.startsWith('DMLOOP_') || NOT_PLANNED.includes(expected as DmloopCode)) continue
+      const { guard: _, ...planOptions } = options
+      const [first] = (await planFile(FILE, planOptions)).problems
+      t.equal(first?.code, expected, 'the plan says the same')
+    }
+  })
+}
