@@ -49,6 +49,11 @@
           'sources': ['test/tools/fragment.cc'],
         },
         {
+          'target_name': 'kill-at',
+          'type': 'executable',
+          'sources': ['test/tools/kill-at.cc'],
+        },
+        {
           'target_name': 'native-check',
           'type': 'executable',
           'sources': ['test/tools/native-check.cc', 'native/dm_table.cc', 'native/extent_walk.cc', 'native/segments.cc'],

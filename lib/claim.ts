@@ -5,6 +5,7 @@ import { basename, join } from 'node:path'
 import debug from 'debug'
 import { isSystemError, verdict } from './errors.js'
 import { native, result } from './native.js'
+import type { DeviceNode } from './udev.js'
 import { poll, type Patience } from './wait.js'
 
 const log = debug('dmloop:claim')
@@ -17,6 +18,8 @@ export interface MappingRecord {
   /** Tells this mapping from an earlier or later one of the same file. */
   id: string
   uuid: string
+  /** The device. */
+  node: DeviceNode
   /** Without symbolic links, in the order of the device. */
   files: string[]
   /** What each of the files is; see `BackingFile.identity`. */

@@ -7,7 +7,7 @@ import { native, result, type DmDevice, type DmTarget } from './native.js'
 import { identityOf } from './names.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
-import { ensureNode, nodePath, removeNode, withUdev } from './udev.js'
+import { ensureNode, nodePath, removeNode, withUdev, type DeviceNode } from './udev.js'
 import { poll, type Patience } from './wait.js'
 
 const log = debug('dmloop:device-mapper')
@@ -168,11 +168,23 @@ export async function removeDevice(
     }
   }, patience)
   if (outcome === undefined) throw await stillOpen(device, patience.timeout)
-  // Whoever holds a device that goes later has it open: the name is not needed any more. Another
-  // process may have given it to a device of its own by now, which may have the same number.
-  if (outcome === 'deferred' || !(await findDevice({ name }))) await removeNode(device)
+  // Whoever holds a device that goes later has it open: the name is not needed any more.
+  if (outcome === 'deferred') await removeNode(device)
+  else await removeLeftNode(device)
   log('%s %s', outcome, name)
   return outcome
+}
+
+/** Makes the node that a process killed between resume and mknod has left out. */
+export async function repairNode(device: DmDevice): Promise<void> {
+  // A device that waits for its last holder has lost its node on purpose.
+  if (hasLiveTable(device) && (device.flags & DEFERRED_REMOVE) === 0) await ensureNode(device)
+}
+
+/** Removes the node of a device that is gone. */
+export async function removeLeftNode(device: DeviceNode): Promise<void> {
+  // Another process may have given the name to a device of its own by now, which may have the number too.
+  if (!(await findDevice({ name: device.name }))) await removeNode(device)
 }
 
 async function stillOpen(device: DmDevice, timeout: number): Promise<DmloopError> {

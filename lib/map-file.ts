@@ -8,6 +8,7 @@ import { DmloopError } from './errors.js'
 import { holdStill, isMarked, letGo } from './guard.js'
 import { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
+import type { DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, parseMapOptions, type MapOptions, type MapRequest } from './options.js'
 import { drawPlan, type DrawnPlan } from './plan-file.js'
 import type { Plan } from './plan.js'
@@ -65,7 +66,7 @@ export async function mapFile(
 
     const device = await createDevice(name, uuidOf(first.identity), first.path)
     undo.onFailure(() => removeDevice(device, UNDO))
-    const record = recordOf(files.list, plan, request)
+    const record = recordOf(device, files.list, plan, request)
     await claim.write(record)
     await loadProven(device, drawn)
     request.signal?.throwIfAborted()
@@ -99,12 +100,14 @@ async function proveContent(drawn: DrawnPlan, name: string, request: MapRequest)
 }
 
 const recordOf = (
+  { name, uuid, major, minor }: DmDevice,
   files: readonly BackingFile[],
   plan: Plan,
   request: MapRequest,
 ): MappingRecord => ({
   id: randomUUID(),
-  uuid: uuidOf(files[0]?.identity ?? ''),
+  uuid,
+  node: { name, major, minor },
   files: files.map((file) => file.path),
   identities: files.map((file) => file.identity),
   offset: request.offset,

@@ -2,7 +2,15 @@ import debug from 'debug'
 import { BackingFiles } from './backing-file.js'
 import { Claim, readRecord, type MappingRecord } from './claim.js'
 import { compareContent } from './content.js'
-import { clearTable, findDevice, liveTable, removeDevice, resumeDevice } from './device-mapper.js'
+import {
+  clearTable,
+  findDevice,
+  liveTable,
+  removeDevice,
+  removeLeftNode,
+  repairNode,
+  resumeDevice,
+} from './device-mapper.js'
 import { isReadOnly } from './device-stack.js'
 import {
   DmloopError,
@@ -84,6 +92,7 @@ export class MappedDevice implements AsyncDisposable {
 
   /** @internal The mapping that a kernel's device is; the device must be one of ours. */
   static async of(device: DmDevice): Promise<MappedDevice> {
+    await repairNode(device)
     const record = await readRecord(identityOf(device.uuid) ?? '')
     const known = record?.uuid === device.uuid ? record : undefined
     const size = await deviceSize(deviceName(device.major, device.minor))
@@ -200,6 +209,7 @@ export class MappedDevice implements AsyncDisposable {
     if (found && found.minor !== this.minor) return
     // What is deferred is finished by whoever looks next; see `sweep`.
     if (found && (await removeDevice(found, request)) === 'deferred') return
+    if (!found && record) await removeLeftNode(record.node)
     if (record) await finish(record)
     await claim.clear()
   }

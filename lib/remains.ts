@@ -2,7 +2,13 @@
 import debug from 'debug'
 import { BackingFile } from './backing-file.js'
 import { Claim, readRecord, recordedIdentities, type MappingRecord } from './claim.js'
-import { alreadyMapped, findDevice, hasLiveTable, removeDevice } from './device-mapper.js'
+import {
+  alreadyMapped,
+  findDevice,
+  hasLiveTable,
+  removeDevice,
+  removeLeftNode,
+} from './device-mapper.js'
 import { DmloopError, isSystemError } from './errors.js'
 import { letGo } from './guard.js'
 import { uuidOf } from './names.js'
@@ -14,18 +20,25 @@ const log = debug('dmloop:remains')
 
 /**
  * Rejects with DMLOOP_ALREADY_MAPPED if one of the files has a mapping. A device of the file's own that
- * a crash left half-made is removed: the claim, which the caller has, says that nobody is at it.
+ * a crash left half-made or half-gone is removed: the claim, which the caller has, says that nobody is
+ * at it.
  */
 export async function clearDevices(
-  files: readonly { identity: string; path: string }[],
+  files: readonly BackingFile[],
   patience: Patience,
 ): Promise<void> {
-  for (const { identity, path } of files) {
+  for (const { identity, path, handle } of files) {
     const device = await deviceOf(identity)
-    if (!device) continue
-    if (hasLiveTable(device)) throw alreadyMapped(path, device)
-    log('removing %s, left half-made', device.name)
-    await removeDevice(device, { ...patience, deferred: false })
+    if (device && hasLiveTable(device)) throw alreadyMapped(path, device)
+    if (device) {
+      log('removing %s, left half-made', device.name)
+      await removeDevice(device, { ...patience, deferred: false })
+      continue
+    }
+    const record = await readRecord(identity)
+    if (!record || (await findDevice({ uuid: record.uuid }))) continue
+    await removeLeftNode(record.node)
+    await result(native.dropCache(handle.fd), path)
   }
 }
 
@@ -93,6 +106,7 @@ async function sweepRecord(identities: readonly string[]): Promise<void> {
   // Between the look and the claim the file may have been mapped again.
   const record = await readRecord(identities[0] ?? '')
   if (!record || (await findDevice({ uuid: record.uuid }))) return
+  await removeLeftNode(record.node)
   await finish(record)
   await claim.clear()
   log('swept %o', record.files)

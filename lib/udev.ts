@@ -60,8 +60,11 @@ function ignoreGoneSemaphore(error: unknown): void {
   if (!isSystemError(error, 'EINVAL', 'EIDRM')) throw error
 }
 
+/** What the node of a device is called, and where it leads. */
+export type DeviceNode = Pick<DmDevice, 'name' | 'major' | 'minor'>
+
 /** Whether a path leads to a device. */
-async function leadsTo(path: string, device: DmDevice): Promise<boolean> {
+async function leadsTo(path: string, device: DeviceNode): Promise<boolean> {
   try {
     const found = await stat(path)
     const { major, minor } = splitDevice(found.rdev)
@@ -88,7 +91,7 @@ export async function ensureNode(device: DmDevice): Promise<void> {
 }
 
 /** Makes sure that /dev/mapper/NAME does not lead to a device that has been removed. */
-export async function removeNode(device: DmDevice): Promise<void> {
+export async function removeNode(device: DeviceNode): Promise<void> {
   const path = nodePath(device.name)
   const link = await lstat(path).catch((error: unknown) => {
     if (isSystemError(error, 'ENOENT')) return undefined

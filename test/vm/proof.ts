@@ -34,6 +34,29 @@ await t.test(
   },
 )
 
+await t.test('what a device grows by is looked at as well', async (t) => {
+  const HALF = 2 << 20
+  const table = '0 131072 linear 1:1 0\n'
+  const first = makeHost('ext2', table, { name: 'volume' })
+  const file = `${first.path}/image`
+  fragmentedFile(file, 2 * HALF, 50, 4)
+  sh('sync')
+  const device = await mapFile(file, { length: HALF, guard: 'none' })
+  // The same volume once more, under another number: the other half of the file is mapped from there.
+  sh('dmsetup create again; mkdir /tmp/again; mount -o ro /dev/mapper/again /tmp/again', table)
+  const other = await mapFile('/tmp/again/image', { offset: HALF, readOnly: true, name: 'other' })
+  await t.rejects(device.extend(), { code: 'DMLOOP_ALREADY_MAPPED', message: /mapper\/other/ })
+  t.equal(device.size, HALF, 'the device stays as it was')
+  t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] })
+  await other.unmap()
+  await device.extend()
+  t.equal(device.size, 2 * HALF, 'once nobody has them')
+  t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] })
+  await device.unmap()
+  sh('umount /tmp/again; dmsetup remove --retry again')
+  first.remove()
+})
+
 await t.test('a filesystem that lies is caught by the content', async (t) => {
   const table = '0 131072 linear 1:0 0\n'
   const liar = makeHost('ext4', table, { name: 'liar' })
