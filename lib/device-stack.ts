@@ -1,23 +1,18 @@
 // The devices beneath a filesystem, and a file's segments seen through them.
 import debug from 'debug'
+import type { BackingFile } from './backing-file.js'
+import { describeStack } from './describe-stack.js'
 import { isSystemError, problem, type Problem } from './errors.js'
 import { native, result, type DmDevice, type DmTable, type Layer } from './native.js'
 import { sameNumbers } from './segments.js'
-import { kernelName, mapperName, parseDevice } from './sysfs.js'
+import { mapperName, mountsOf, parseDevice } from './sysfs.js'
 
 const log = debug('dmloop:device-stack')
-
-/** "sda1", or 'dm-3 "vg-root"'. */
-async function describe(device: string): Promise<string> {
-  const name = (await kernelName(device)) ?? device
-  const mapped = await mapperName(device)
-  return mapped === undefined ? name : `${name} "${mapped}"`
-}
 
 /** DM_READONLY_FLAG (linux/dm-ioctl.h). */
 export const isReadOnly = (device: DmDevice): boolean => (device.flags & 1) !== 0
 
-/** A layer that only translates addresses: all of its targets are linear (or zero). */
+/** A layer that only translates addresses: all of its targets are linear, striped or zero. */
 const isTranslation = (table: DmTable): boolean => table.others.length === 0
 
 /** The live table of a device, if it is device-mapper's. */
@@ -59,7 +54,8 @@ async function levelBeneath(
     if (table && isTranslation(table)) {
       translated = true
       readOnly ||= isReadOnly(table.device)
-      level.push({ rows: table.rows, devices: table.devices.map(numberOf) })
+      const { rows, stripes } = table
+      level.push({ rows, stripes, devices: table.devices.map(numberOf) })
     } else {
       level.push(identity(numberOf(device)))
     }
@@ -72,7 +68,8 @@ async function levelBeneath(
  * layer must be there, because the filesystem holds the device that it is mounted on: only what is
  * beneath that is device-mapper's to share (FACTS section 2).
  */
-export async function readStack(device: string, file: string): Promise<DeviceStack | Problem> {
+export async function readStack(file: BackingFile): Promise<DeviceStack | Problem> {
+  const { device } = file
   try {
     const levels: Layer[][] = []
     let devices = [device]
@@ -84,12 +81,12 @@ export async function readStack(device: string, file: string): Promise<DeviceSta
       devices = next.below
       readOnly ||= next.readOnly
     }
-    if (levels.length === 0) return await notBeneath(device, file)
+    if (levels.length === 0) return await notBeneath(file)
     log('%s: %d levels down to %o', device, levels.length, devices)
     return { levels, devices, readOnly }
   } catch (error) {
     if (!isUnreachable(error)) throw error
-    return noDeviceMapper(error, file)
+    return noDeviceMapper(error, file.path)
   }
 }
 
@@ -101,22 +98,26 @@ export function sameStack(a: DeviceStack, b: DeviceStack): boolean {
       stack.levels.map((level) => level.map(({ devices }) => devices)),
     ])
   const rows = (stack: DeviceStack): Float64Array[] =>
-    stack.levels.flatMap((level) => level.map((layer) => layer.rows))
+    stack.levels.flatMap((level) =>
+      level.flatMap(({ rows, stripes }) => [rows, stripes ?? new Float64Array()]),
+    )
   const others = rows(b)
   return text(a) === text(b) && rows(a).every((each, index) => sameNumbers(each, others[index]))
 }
 
-/** Why nothing beneath a device can be mapped. */
-async function notBeneath(device: string, file: string): Promise<Problem> {
+/** Why nothing beneath a filesystem's device can be mapped: each layer, and which of them stops it. */
+async function notBeneath({ device, path, filesystem }: BackingFile): Promise<Problem> {
   const table = await tableOf(device)
-  const name = await describe(device)
+  const stack = `${filesystem.name} on ${await describeStack(device)}`
   if (!table) {
-    const detail = `lies on a filesystem straight on ${name}, which it holds itself`
-    return problem('DMLOOP_DEVICE_CLAIMED', { file }, detail)
+    const mounts = (await mountsOf(device)).map(({ mountPoint }) => mountPoint)
+    const where = mounts.length === 0 ? '' : `, mounted on ${mounts.join(' and ')},`
+    const detail = `lies on ${stack}, and the filesystem${where} holds that device itself`
+    return problem('DMLOOP_DEVICE_CLAIMED', { file: path }, detail)
   }
   const targets = [...new Set(table.others.map((other) => other.target))].join(', ')
-  const detail = `lies on ${name} (${targets}), which is more than a translation of addresses`
-  return problem('DMLOOP_OPAQUE_DEVICE', { file }, detail)
+  const detail = `lies on ${stack}, and "${table.device.name}" (${targets}) does more than translate addresses`
+  return problem('DMLOOP_OPAQUE_DEVICE', { file: path }, detail)
 }
 
 /** Whether device-mapper's control device is missing or closed to this process. */

@@ -51,8 +51,10 @@ export interface DmDevice {
 export interface DmTable {
   /** Four numbers a segment: start, length, device, offset; see `lib/segments.ts`. */
   rows: Float64Array
+  /** The parameters of the striped segments; see native/segments.h. */
+  stripes: Float64Array
   devices: string[]
-  /** The segments of targets other than linear and zero. */
+  /** The segments of targets other than linear, zero and striped. */
   others: { start: number; length: number; target: string; parameters: string }[]
   device: DmDevice
 }
@@ -64,6 +66,7 @@ export type DmTarget = { name: string } | { uuid: string } | { major: number; mi
 export interface Layer {
   rows: Float64Array
   devices: number[]
+  stripes?: Float64Array
 }
 
 type Settled<T> = { value: T } | { failure: { errno: number; syscall: string } }

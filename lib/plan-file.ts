@@ -120,7 +120,7 @@ async function planSlice(
   part.extents = facts.rows
   problems.push(...judgeExtents(file.path, facts, options))
 
-  const stack = await readStack(file.device, file.path)
+  const stack = await readStack(file)
   if ('code' in stack) problems.push(stack)
   else part.stack = stack
   if (part.stack?.readOnly === true && !options.readOnly) {
@@ -154,7 +154,7 @@ export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
       const range = { file: file.path, offset: moved, length: file.blockSize }
       throw verdict('DMLOOP_FILE_CHANGED', range, 'changed while it was being mapped')
     }
-    const again = await readStack(file.device, file.path)
+    const again = await readStack(file)
     if (!stack || 'code' in again || !sameStack(stack, again)) {
       const detail = 'the devices beneath changed while it was being mapped'
       throw verdict('DMLOOP_FILE_CHANGED', { file: file.path }, detail)

@@ -311,14 +311,21 @@ Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
 struct PackedLayer {
   std::shared_ptr<PackedNumbers> rows;
   std::vector<int32_t> devices;
+  // None where no segment is striped.
+  std::shared_ptr<PackedNumbers> stripes;
+
+  Layer view() const {
+    return {rows->rows(), devices, stripes ? stripes->rows() : std::span<const double>()};
+  }
 };
 using PackedLevel = std::vector<PackedLayer>;
 
-// { rows, devices: number[] }: each device number of the rows has one in `devices`.
+// { rows, devices: number[], stripes? }: each device number of the rows has one in `devices`.
 std::optional<PackedLayer> LayerFrom(const Napi::Value& value) {
   if (!value.IsObject()) return std::nullopt;
   const auto object = value.As<Napi::Object>();
-  PackedLayer layer{PackedNumbers::From(object.Get("rows")), {}};
+  PackedLayer layer{
+      PackedNumbers::From(object.Get("rows")), {}, PackedNumbers::From(object.Get("stripes"))};
   const Napi::Value devices = object.Get("devices");
   if (!layer.rows || !devices.IsArray()) return std::nullopt;
   const auto list = devices.As<Napi::Array>();
@@ -355,9 +362,9 @@ Result<Translation> LayOutPacked(std::span<const double> extents, uint64_t offse
   for (const PackedLevel& layers : packed) {
     Level& level = levels.emplace_back();
     for (const PackedLayer& layer : layers) {
-      auto checked = CheckSegments(layer.rows->rows(), layer.devices.size());
+      level.push_back(layer.view());
+      auto checked = CheckLayer(level.back());
       if (!checked.ok()) return checked.failure();
-      level.push_back({layer.rows->rows(), layer.devices});
     }
   }
   return LayOut(extents, offset, length, zero_flags, levels);
@@ -399,7 +406,7 @@ Napi::Value FindOverlapJs(const Napi::CallbackInfo& info) {
       [segments, other = std::move(*other)]() -> Result<std::optional<uint64_t>> {
         auto checked = CheckSegments(other.rows->rows(), other.devices.size());
         if (!checked.ok()) return checked.failure();
-        return FindOverlap(segments->rows(), {other.rows->rows(), other.devices});
+        return FindOverlap(segments->rows(), other.view());
       },
       NumberOrMinusOne);
 }
@@ -497,6 +504,7 @@ Napi::Value DmTableJs(const Napi::CallbackInfo& info) {
         }
         Napi::Object object = Napi::Object::New(env);
         object.Set("rows", PackedArray(env, table.rows));
+        object.Set("stripes", PackedArray(env, table.stripes));
         object.Set("devices", Strings(env, table.devices));
         object.Set("others", others);
         object.Set("device", DeviceObject(env, table.device));

@@ -37,8 +37,9 @@ struct Version {
   uint32_t patch;
 };
 
-// A table as packed segments. A segment of another target than linear and zero has device
-// kOtherTarget and stands in `others` with its parameters as the kernel prints them.
+// A table as packed segments; those of striped targets have their parameters in `stripes` (see
+// Layer). A segment of another target than linear, zero and striped has device kOtherTarget and
+// stands in `others` with its parameters as the kernel prints them.
 struct Table {
   struct Other {
     uint64_t start;
@@ -47,6 +48,7 @@ struct Table {
     std::string parameters;
   };
   PackedRows rows;
+  PackedRows stripes;
   std::vector<std::string> devices;
   std::vector<Other> others;
   Device device;

@@ -2,6 +2,7 @@
 
 #include <linux/dm-ioctl.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <optional>
@@ -32,19 +33,20 @@ size_t RecordSize(const Segment& segment, const std::vector<std::string>& device
   return sizeof(struct dm_target_spec) + Padded(parameters);
 }
 
-struct LinearParameters {
-  std::string_view device;
-  uint64_t offset;
-};
+// The next word of a text, which it is taken off; empty at the end.
+std::string_view TakeWord(std::string_view& text) {
+  const size_t end = std::min(text.find(' '), text.size());
+  const std::string_view word = text.substr(0, end);
+  text.remove_prefix(std::min(end + 1, text.size()));
+  return word;
+}
 
-std::optional<LinearParameters> ParseLinear(std::string_view text) {
-  const size_t space = text.find(' ');
-  if (space == std::string_view::npos) return std::nullopt;
-  const std::string_view number = text.substr(space + 1);
-  uint64_t offset = 0;
-  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), offset);
-  if (error != std::errc{} || end == number.data()) return std::nullopt;
-  return LinearParameters{text.substr(0, space), offset};
+std::optional<uint64_t> TakeNumber(std::string_view& text) {
+  const std::string_view word = TakeWord(text);
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), number);
+  if (error != std::errc{} || end != word.data() + word.size()) return std::nullopt;
+  return number;
 }
 
 // Numbers devices in the order of their first appearance, so that equal tables pack equally.
@@ -65,6 +67,22 @@ class DeviceNumbers {
   std::vector<std::string> list_;
   int32_t last_ = 0;
 };
+
+// "COLUMNS CHUNK [DEVICE OFFSET]..." (Documentation/admin-guide/device-mapper/striped.rst), packed
+// as Layer::stripes is.
+bool AppendStripe(std::string_view text, DeviceNumbers& numbers, PackedRows& stripes) {
+  const auto columns = TakeNumber(text);
+  const auto chunk = TakeNumber(text);
+  if (!columns || !chunk || *columns == 0 || *chunk == 0) return false;
+  stripes.Append(*chunk, *columns);
+  for (uint64_t i = 0; i < *columns; i++) {
+    const std::string_view device = TakeWord(text);
+    const auto offset = TakeNumber(text);
+    if (device.empty() || !offset) return false;
+    stripes.Append(numbers.Of(device), *offset);
+  }
+  return true;
+}
 
 }  // namespace
 
@@ -116,20 +134,27 @@ Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count) {
     }
     struct dm_target_spec spec;
     std::memcpy(&spec, in.data() + position, sizeof spec);
+    // The kernel fills all bytes but the last, which may hold anything (retrieve_status in
+    // drivers/md/dm-ioctl.c): "snapshot-origin" is as long as a name can be.
     const std::string_view target(spec.target_type,
-                                  strnlen(spec.target_type, sizeof spec.target_type));
+                                  strnlen(spec.target_type, sizeof spec.target_type - 1));
     const auto* text = reinterpret_cast<const char*>(in.data() + position + sizeof spec);
     const size_t room = in.size() - position - sizeof spec;
-    const std::string_view parameters(text, strnlen(text, room));
+    std::string_view parameters(text, strnlen(text, room));
 
     Segment segment{spec.sector_start, spec.length, kOtherTarget, 0};
     if (target == "linear") {
-      const auto linear = ParseLinear(parameters);
-      if (!linear) return malformed;
-      segment.device = numbers.Of(linear->device);
-      segment.offset = linear->offset;
+      const std::string_view device = TakeWord(parameters);
+      const auto offset = TakeNumber(parameters);
+      if (device.empty() || !offset) return malformed;
+      segment.device = numbers.Of(device);
+      segment.offset = *offset;
     } else if (target == "zero") {
       segment.device = kZeroTarget;
+    } else if (target == "striped") {
+      segment.device = kStripedTarget;
+      segment.offset = table.stripes.size();
+      if (!AppendStripe(parameters, numbers, table.stripes)) return malformed;
     } else {
       table.others.push_back(
           {spec.sector_start, spec.length, std::string(target), std::string(parameters)});

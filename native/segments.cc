@@ -18,7 +18,8 @@ bool Continues(const Segment& last, const Segment& next) {
 // so the row of the last look-up is tried before the binary search.
 class LayerCursor {
  public:
-  explicit LayerCursor(const Layer& layer) : view_(layer.rows), devices_(layer.devices) {}
+  explicit LayerCursor(const Layer& layer)
+      : view_(layer.rows), devices_(layer.devices), stripes_(layer.stripes) {}
 
   // The piece of the layer that starts at `sector`, at most `length` long; length 0 when the layer
   // ends before it.
@@ -29,6 +30,7 @@ class LayerCursor {
     const uint64_t skip = sector - row.start;
     const uint64_t take = std::min(length, row.length - skip);
     if (row.device == kZeroTarget) return {0, take, kZeroTarget, 0};
+    if (row.device == kStripedTarget) return StripedPiece(row, skip, take);
     return {0, take, devices_[static_cast<size_t>(row.device)], row.offset + skip};
   }
 
@@ -37,6 +39,19 @@ class LayerCursor {
     if (index >= view_.size()) return false;
     const Segment row = view_[index];
     return sector >= row.start && sector - row.start < row.length;
+  }
+
+  // Chunks go to the columns in turn, one row of them after the other (stripe_map_sector in the
+  // kernel's drivers/md/dm-stripe.c).
+  Segment StripedPiece(const Segment& row, uint64_t skip, uint64_t take) const {
+    const StripeView stripe(stripes_.subspan(static_cast<size_t>(row.offset)));
+    const uint64_t chunk = skip / stripe.chunk();
+    const uint64_t within = skip % stripe.chunk();
+    const uint64_t column = chunk % stripe.columns();
+    const uint64_t above = chunk / stripe.columns() * stripe.chunk();
+    return {0, std::min(take, stripe.chunk() - within),
+            devices_[static_cast<size_t>(stripe.device(column))],
+            stripe.offset(column) + above + within};
   }
 
   // The last row that starts at or before the sector.
@@ -56,6 +71,7 @@ class LayerCursor {
 
   SegmentView view_;
   const std::vector<int32_t>& devices_;
+  std::span<const double> stripes_;
   size_t row_ = 0;
 };
 
@@ -207,18 +223,45 @@ std::optional<uint64_t> FindOverlap(std::span<const double> segments, const Laye
   return std::nullopt;
 }
 
-Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count) {
+namespace {
+
+bool IsSafe(double number) { return number >= 0 && number <= static_cast<double>(kMaxSafeInteger); }
+
+bool IsDevice(double number, size_t device_count) {
+  return number >= 0 && number < static_cast<double>(device_count);
+}
+
+bool IsStripe(std::span<const double> stripes, double place, size_t device_count) {
+  if (!(place + 2 <= static_cast<double>(stripes.size()))) return false;
+  const auto numbers = stripes.subspan(static_cast<size_t>(place));
+  const double columns = numbers[1];
+  if (!(numbers[0] >= 1 && IsSafe(numbers[0]))) return false;
+  if (!(columns >= 1 && 2 + 2 * columns <= static_cast<double>(numbers.size()))) return false;
+  for (size_t i = 0; i < static_cast<size_t>(columns); i++) {
+    if (!IsDevice(numbers[2 + 2 * i], device_count) || !IsSafe(numbers[3 + 2 * i])) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<Nothing> CheckLayer(const Layer& layer) {
   const Failure invalid{EINVAL, "CheckSegments"};
+  const auto rows = layer.rows;
   if (rows.size() % kSegmentColumns != 0) return invalid;
   for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
     const double device = rows[i + 2];
-    if (!(device >= kZeroTarget && device < static_cast<double>(device_count))) return invalid;
-    for (const size_t column : {i, i + 1, i + 3}) {
-      if (!(rows[column] >= 0 && rows[column] <= static_cast<double>(kMaxSafeInteger)))
-        return invalid;
-    }
+    if (!IsSafe(rows[i]) || !IsSafe(rows[i + 1]) || !IsSafe(rows[i + 3])) return invalid;
+    if (device == kZeroTarget || IsDevice(device, layer.devices.size())) continue;
+    if (device != kStripedTarget) return invalid;
+    if (!IsStripe(layer.stripes, rows[i + 3], layer.devices.size())) return invalid;
   }
   return Nothing{};
+}
+
+Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count) {
+  // Without any stripes, no striped segment passes.
+  return CheckLayer({rows, std::vector<int32_t>(device_count), {}});
 }
 
 }  // namespace dmloop

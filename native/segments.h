@@ -21,6 +21,9 @@ struct Segment {
 };
 
 inline constexpr int32_t kZeroTarget = -1;
+// In the table of a device beneath: a striped target, whose `offset` is the place of its parameters
+// among the table's stripes.
+inline constexpr int32_t kStripedTarget = -3;
 inline constexpr uint64_t kSectorSize = 512;
 // Doubles a packed segment takes: start, length, device, offset.
 inline constexpr size_t kSegmentColumns = 4;
@@ -54,11 +57,27 @@ class SegmentPacker {
   PackedRows rows_;
 };
 
-// The table of one device under translation: packed linear (or zero) segments, and for each of its
-// device numbers the number in the result.
+// The table of one device under translation: packed linear, zero and striped segments, and for each
+// of its device numbers the number in the result.
 struct Layer {
   std::span<const double> rows;
   std::vector<int32_t> devices;
+  // For each striped segment: the size of a chunk in sectors, how many columns there are, and for
+  // each of them device number and offset.
+  std::span<const double> stripes;
+};
+
+// One striped segment's parameters, read where they lie.
+class StripeView {
+ public:
+  explicit StripeView(std::span<const double> numbers) : numbers_(numbers) {}
+  uint64_t chunk() const { return static_cast<uint64_t>(numbers_[0]); }
+  uint64_t columns() const { return static_cast<uint64_t>(numbers_[1]); }
+  int32_t device(uint64_t column) const { return static_cast<int32_t>(numbers_[2 + 2 * column]); }
+  uint64_t offset(uint64_t column) const { return static_cast<uint64_t>(numbers_[3 + 2 * column]); }
+
+ private:
+  std::span<const double> numbers_;
 };
 
 struct Translation {
@@ -89,7 +108,10 @@ Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uin
 // two share no block. `other` counts its devices as `segments` does.
 std::optional<uint64_t> FindOverlap(std::span<const double> segments, const Layer& other);
 
-// EINVAL unless the rows are packed segments on devices that exist.
+// EINVAL unless the layer's segments lie on devices that exist, stripes included.
+Result<Nothing> CheckLayer(const Layer& layer);
+
+// EINVAL unless the rows are packed linear and zero segments on devices that exist.
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count);
 
 }  // namespace dmloop

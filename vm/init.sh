@@ -49,8 +49,11 @@ modprobe -d /run/modules brd rd_nr=2 rd_size="$DMLOOP_VM_DISK"
 for module in $(echo "$DMLOOP_VM_MODULES" | tr ',' ' '); do
   modprobe -d /run/modules "$module"
 done
-# Where `modprobe` in a test finds the modules of this kernel.
+# Where `modprobe` in a test finds the modules of this kernel, and where the kernel itself does.
 export MODPROBE_OPTIONS="-d /run/modules"
+printf '#!/bin/sh\nexec modprobe -d /run/modules "$@"\n' >/run/modprobe
+chmod +x /run/modprobe
+echo /run/modprobe >/proc/sys/kernel/modprobe
 
 if [ -n "$DMLOOP_VM_UDEV" ]; then
   for udevd in /usr/lib/systemd/systemd-udevd /lib/systemd/systemd-udevd; do

@@ -20,6 +20,8 @@ const PROGRAMS: Record<string, string> = {
   'mkfs.erofs': 'erofs-utils',
   mksquashfs: 'squashfs-tools',
   fuse2fs: 'fuse2fs',
+  lvm: 'lvm2',
+  cryptsetup: 'cryptsetup-bin',
 }
 
 const FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']

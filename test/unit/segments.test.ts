@@ -13,6 +13,7 @@ function randomNumbers(seed: number): (limit: number) => number {
 
 const UNWRITTEN = 0x800
 const ZERO = -1
+const STRIPED = -3
 type Place = [device: number, sector: number]
 
 /** Where one sector of a device lies on the level below, found row by row. */
@@ -21,9 +22,27 @@ function placeBelow(layer: Layer, sector: number): Place {
     const [start = 0, length = 0, device = 0, offset = 0] = layer.rows.subarray(row, row + 4)
     if (sector < start || sector >= start + length) continue
     if (device === ZERO) return [ZERO, 0]
+    if (device === STRIPED) return columnBelow(layer, offset, sector - start)
     return [layer.devices[device] as number, offset + sector - start]
   }
   throw new Error(`sector ${sector} is past the layer`)
+}
+
+/** Counts a striped segment off, sector by sector, until it has come to the one asked for. */
+function columnBelow(layer: Layer, at: number, sector: number): Place {
+  const [chunk = 0, columns = 0, ...places] = (layer.stripes as Float64Array).subarray(at)
+  const filled = Array<number>(columns).fill(0)
+  for (let column = 0, left = chunk, here = 0; ; here++) {
+    if (here === sector) {
+      const [device = 0, offset = 0] = places.slice(2 * column)
+      return [layer.devices[device] as number, offset + (filled[column] as number)]
+    }
+    filled[column] = (filled[column] as number) + 1
+    if (--left === 0) {
+      column = (column + 1) % columns
+      left = chunk
+    }
+  }
 }
 
 /** Where one sector of a mapped file lies at the bottom, without any of the native half's ways. */
@@ -46,16 +65,25 @@ function bruteForce(
   return place
 }
 
-/** A device of random pieces of the devices below, `sectors` long, with a zero target now and then. */
+/** A device of random pieces of the devices below, `sectors` long: linear, striped, or zero. */
 function randomLayer(random: (limit: number) => number, sectors: number, below: number): Layer {
   const rows: number[] = []
+  const stripes: number[] = []
   for (let start = 0; start < sectors;) {
     const length = Math.min(1 + random(200), sectors - start)
     const zero = random(20) === 0
+    if (random(5) === 0) {
+      rows.push(start, length, STRIPED, stripes.length)
+      const columns = 1 + random(4)
+      stripes.push(1 + random(16), columns)
+      for (let i = 0; i < columns; i++) stripes.push(random(below), random(5000))
+      start += length
+      continue
+    }
     // Some pieces go on where the last one ended, so that there is something to merge.
     const [lastStart = 0, lastLength = 0, lastDevice = 0, lastOffset = 0] = rows.slice(-4)
     if (zero) rows.push(start, length, ZERO, 0)
-    else if (rows.length > 0 && lastDevice !== ZERO && random(3) === 0) {
+    else if (rows.length > 0 && lastDevice >= 0 && random(3) === 0) {
       rows.push(
         start,
         length,
@@ -65,7 +93,11 @@ function randomLayer(random: (limit: number) => number, sectors: number, below: 
     } else rows.push(start, length, random(below), random(5000))
     start += length
   }
-  return { rows: Float64Array.from(rows), devices: Array.from({ length: below }, (_, i) => i) }
+  return {
+    rows: Float64Array.from(rows),
+    stripes: Float64Array.from(stripes),
+    devices: Array.from({ length: below }, (_, i) => i),
+  }
 }
 
 const LEVEL_SECTORS = [600, 8000, 20_000]
@@ -208,6 +240,25 @@ await t.test('what does not add up is refused', async (t) => {
     [0, 8, 0, 2 ** 53],
   ]) {
     await t.rejects(layOut([0, 0, 512, 0], [[bad(...rows)]], 1), EINVAL, `row ${rows.join(' ')}`)
+  }
+  const striped = (...stripes: number[]): Layer => ({
+    ...bad(0, 8, STRIPED, 0),
+    stripes: Float64Array.from(stripes),
+  })
+  t.match(await layOut([0, 0, 512, 0], [[striped(4, 1, 0, 7)]], 1), {
+    rows: Float64Array.of(0, 1, 0, 7),
+  })
+  for (const stripes of [
+    [],
+    [4],
+    [0, 1, 0, 7],
+    [4, 0],
+    [4, 2, 0, 7],
+    [4, 1, 1, 7],
+    [4, 1, 0, -1],
+  ]) {
+    const label = `stripes ${stripes.join(' ')}`
+    await t.rejects(layOut([0, 0, 512, 0], [[striped(...stripes)]], 1), EINVAL, label)
   }
   t.throws(() => native.layOut(new Float64Array(), -1, 8, 0, []), TypeError)
   t.throws(() => native.layOut(new Float64Array(), 2 ** 53, 8, 0, []), TypeError)

@@ -1,11 +1,9 @@
 // node bytes.js FILESYSTEM: what is read and written through the device is what the file holds, for
 // many generated files on host tables of one and of seven segments.
-import { closeSync, fsyncSync, openSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs'
-import { createHash } from 'node:crypto'
+import { rmSync } from 'node:fs'
 import t from 'tap'
-import { mapFile, type MapOptions } from 'dmloop'
+import type { MapOptions } from 'dmloop'
 import {
-  below,
   deviceNames,
   fragmentedFile,
   leftFiles,
@@ -13,8 +11,8 @@ import {
   manySegments,
   oneSegment,
   randomNumbers,
-  sha256,
 } from './lab.js'
+import { roundTrip } from './round-trip.js'
 
 const FILES = 50
 const KEPT = 25
@@ -27,8 +25,6 @@ const HOSTS: Record<string, Parameters<typeof makeHost>[2]> = {
 }
 /** Nothing can hold a file of vfat still: the caller must. */
 const OPTIONS: MapOptions = filesystem === 'vfat' ? { guard: 'none' } : {}
-
-const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 
 /** Sizes and extents spread evenly over their orders of magnitude, the extremes included. */
 function shapes(seed: number): { bytes: number; extents: number }[] {
@@ -44,21 +40,6 @@ function shapes(seed: number): { bytes: number; extents: number }[] {
   })
 }
 
-/** Writes random blocks through the device, and the same into the bytes that the file had. */
-function scribble(path: string, bytes: Buffer, random: () => number): void {
-  const device = openSync(path, 'r+')
-  const blocks = bytes.length / 512
-  for (let i = 0; i < Math.min(blocks, 200); i++) {
-    const start = below(random, blocks)
-    const count = 1 + below(random, Math.min(16, blocks - start))
-    const data = Buffer.from(Array.from({ length: count * 512 }, () => below(random, 256)))
-    writeSync(device, data, 0, data.length, start * 512)
-    data.copy(bytes, start * 512)
-  }
-  fsyncSync(device)
-  closeSync(device)
-}
-
 // Reading the FAT block by block takes its time: once is enough.
 for (const segments of filesystem === 'vfat' ? [7] : [1, 7]) {
   const table = segments === 1 ? oneSegment() : manySegments(segments, 7)
@@ -70,29 +51,9 @@ for (const segments of filesystem === 'vfat' ? [7] : [1, 7]) {
     for (const [index, { bytes, extents }] of shapes(segments).entries()) {
       const file = `${host.path}/image-${index}`
       fragmentedFile(file, bytes, extents, index)
-      const content = readFileSync(file)
-      const original = digest(content)
-      const device = await mapFile(file, OPTIONS)
-      fewest = Math.min(fewest, device.segmentCount)
-      most = Math.max(most, device.segmentCount)
-
-      const label = `${bytes} bytes in ${device.segmentCount} segments`
-      const read = await sha256(device.path, device.size)
-      scribble(device.path, content, random)
-      const wrote = await sha256(device.path, device.size)
-      const check = await device.verify()
-      await device.unmap()
-      t.strictSame(
-        { size: device.size, read, wrote, after: digest(readFileSync(file)), check },
-        {
-          size: statSync(file).size,
-          read: original,
-          wrote: digest(content),
-          after: digest(content),
-          check: { ok: true, problems: [] },
-        },
-        label,
-      )
+      const segments = await roundTrip(t, file, OPTIONS, random)
+      fewest = Math.min(fewest, segments)
+      most = Math.max(most, segments)
       // Most stay, so that the space they leave does not heal the next file's pieces.
       if (index >= KEPT) rmSync(file)
     }
