@@ -31,6 +31,7 @@
         'native/file_facts.cc',
         'native/files.cc',
         'native/guard.cc',
+        'native/loop.cc',
         'native/segments.cc',
         'native/udev_cookie.cc',
       ],

@@ -105,8 +105,13 @@ export class BackingFile {
    * looks at the file again: until it was held still it may have changed.
    */
   async settle(): Promise<void> {
+    await this.handle.sync()
+    await this.look()
+  }
+
+  /** Looks at the file again. Rejects with DMLOOP_FILE_CHANGED when it is another by now. */
+  async look(): Promise<void> {
     const { identity, path, handle } = this
-    await handle.sync()
     this.facts = await result(native.inspect(handle.fd), path)
     await this.#identify()
     if (this.identity === identity) return
@@ -139,6 +144,10 @@ export class BackingFiles implements AsyncDisposable {
 
   async settle(): Promise<void> {
     for (const file of this.list) await file.settle()
+  }
+
+  async look(): Promise<void> {
+    for (const file of this.list) await file.look()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

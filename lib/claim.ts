@@ -3,8 +3,9 @@ import { constants } from 'node:fs'
 import { mkdir, open, readdir, readFile, rm, stat, type FileHandle } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import debug from 'debug'
-import { isSystemError, verdict } from './errors.js'
+import { isSystemError, verdict, type Problem } from './errors.js'
 import { native, result } from './native.js'
+import type { Backend } from './policy.js'
 import type { DeviceNode } from './udev.js'
 import { poll, type Patience } from './wait.js'
 
@@ -31,6 +32,11 @@ export interface MappingRecord {
   readOnly: boolean
   holes: 'reject' | 'zero'
   guard: 'immutable' | 'none'
+  backend: Backend
+  /** The numbers of the loop devices, one a file. */
+  loops: number[]
+  /** See `MappedDevice.fallback`. */
+  fallback: Problem[]
 }
 
 const recordPath = (identity: string): string => join(DIRECTORY, `${identity}.json`)
@@ -100,14 +106,14 @@ export class Claim implements AsyncDisposable {
     }
   }
 
-  /** Removes the records: there is no mapping any more. */
+  /** Empties the records: there is no mapping any more. They go with the claim. */
   async clear(): Promise<void> {
-    for (const { path } of this.#records) await rm(path, { force: true })
+    for (const { handle } of this.#records) await handle.truncate(0)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { path, handle } of this.#records.splice(0)) {
-      // Once it is removed, the path may be the next process's.
+      // An empty one says nothing; if it was removed from outside, the path is the next process's.
       const { size, nlink } = await handle.stat()
       if (size === 0 && nlink > 0) await rm(path, { force: true })
       await handle.close()

@@ -6,6 +6,9 @@ import { isSystemError, problem, type Problem } from './errors.js'
 import { native, result } from './native.js'
 import type { SlicePlan } from './plan-file.js'
 
+/** What of a file is compared. */
+export type ComparedPart = Pick<SlicePlan, 'slice' | 'extents'>
+
 const log = debug('dmloop:content')
 
 /** Bytes that a comparison reads at a time, between two looks at the signal. */
@@ -35,7 +38,7 @@ interface Run {
   length: number
 }
 
-function* wholeSlice({ slice }: SlicePlan): Iterable<Run> {
+function* wholeSlice({ slice }: ComparedPart): Iterable<Run> {
   const end = slice.offset + slice.length
   for (let offset = slice.offset; offset < end; offset += STEP) {
     yield { offset, length: Math.min(STEP, end - offset) }
@@ -49,7 +52,7 @@ function* endsOf({ offset, length }: Run): Iterable<Run> {
   if (length > size) yield { offset: offset + length - size, length: size }
 }
 
-function* sampleOf({ slice, extents }: SlicePlan): Iterable<Run> {
+function* sampleOf({ slice, extents }: ComparedPart): Iterable<Run> {
   yield* endsOf(slice)
   const count = extents.length / 4
   const step = Math.max(1, count / SAMPLES)
@@ -63,7 +66,7 @@ function* sampleOf({ slice, extents }: SlicePlan): Iterable<Run> {
  * The file for direct reading. A filesystem that has no direct I/O for it gives the file itself, whose
  * cached pages are dropped first.
  */
-async function openDirect({ slice }: SlicePlan): Promise<FileHandle> {
+async function openDirect({ slice }: ComparedPart): Promise<FileHandle> {
   const { handle, path } = slice.file
   // By the descriptor: whatever the path leads to by now, this is the file that was looked at.
   const self = `/proc/self/fd/${handle.fd}`
@@ -81,7 +84,7 @@ async function openDirect({ slice }: SlicePlan): Promise<FileHandle> {
  * is undefined. Rejects with the signal's reason when aborted.
  */
 export async function compareContent(
-  parts: readonly SlicePlan[],
+  parts: readonly ComparedPart[],
   path: string,
   check: ContentCheck,
 ): Promise<Problem | undefined> {

@@ -33,6 +33,7 @@ export async function findDevice(target: DmTarget): Promise<DmDevice | undefined
     return await result(native.dmStatus(target))
   } catch (error) {
     if (isSystemError(error, 'ENXIO') && error.syscall === 'DM_DEV_STATUS') return undefined
+    if (isAbsent(error)) return undefined
     throw reachable(error)
   }
 }
@@ -42,9 +43,14 @@ export async function listDevices(): Promise<DmDevice[]> {
   try {
     return await result(native.dmList())
   } catch (error) {
+    if (isAbsent(error)) return []
     throw reachable(error)
   }
 }
+
+/** Whether the kernel has no device-mapper, and so no devices of it. */
+const isAbsent = (error: unknown): boolean =>
+  isSystemError(error, 'ENOENT', 'ENODEV', 'ENXIO') && error.syscall === 'open'
 
 /** An error that says that device-mapper is not there becomes the verdict with its remedy. */
 function reachable(error: unknown): unknown {
@@ -63,13 +69,16 @@ export async function createDevice(name: string, uuid: string, file: string): Pr
     if (!isSystemError(error, 'EBUSY')) throw reachable(error)
     // EBUSY is for a name or a UUID that is taken, and does not say which.
     const twin = await findDevice({ uuid })
-    if (twin) throw alreadyMapped(file, twin)
-    throw verdict('DMLOOP_NAME_TAKEN', {}, `“${name}” is the name of another device`)
+    if (twin) throw alreadyMapped(file, nodePath(twin.name))
+    throw nameTaken(name)
   }
 }
 
-export const alreadyMapped = (file: string, device: DmDevice): DmloopError =>
-  verdict('DMLOOP_ALREADY_MAPPED', { file }, `is mapped already, as ${nodePath(device.name)}`)
+export const nameTaken = (name: string): DmloopError =>
+  verdict('DMLOOP_NAME_TAKEN', {}, `“${name}” is the name of another device`)
+
+export const alreadyMapped = (file: string, path: string): DmloopError =>
+  verdict('DMLOOP_ALREADY_MAPPED', { file }, `is mapped already, as ${path}`)
 
 export async function loadTable(
   device: DmDevice,
@@ -104,7 +113,7 @@ export async function assertAlone(
     const sector = await result(
       native.findOverlap(segments.packed, { rows: table.packed, devices }),
     )
-    if (sector >= 0) throw alreadyMapped(file, other)
+    if (sector >= 0) throw alreadyMapped(file, nodePath(other.name))
   }
 }
 

@@ -6,11 +6,13 @@ import { compareContent } from './content.js'
 import { assertDeviceMapper, createDevice, removeDevice, resumeDevice } from './device-mapper.js'
 import { DmloopError } from './errors.js'
 import { holdStill, isMarked, letGo } from './guard.js'
-import { MappedDevice } from './mapped-device.js'
+import { LinearDevice } from './linear-device.js'
+import { mapLoop } from './map-loop.js'
+import type { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
 import type { DmDevice } from './native.js'
-import { DEFAULT_TIMEOUT, parseMapOptions, type MapOptions, type MapRequest } from './options.js'
-import { drawPlan, type DrawnPlan } from './plan-file.js'
+import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
+import { drawPlan, fallsBack, type DrawnPlan } from './plan-file.js'
 import type { Plan } from './plan.js'
 import { loadProven } from './proof.js'
 import { sliceFiles } from './range.js'
@@ -20,9 +22,6 @@ import { Undo } from './undo.js'
 import { judgeFile } from './verdict.js'
 
 const log = debug('dmloop:map')
-
-/** However little time the caller has: udev and blkid have a new device open for a moment. */
-const UNDO = { deferred: false, timeout: DEFAULT_TIMEOUT, signal: undefined }
 
 /**
  * Makes a block device of a file (or of several, laid end to end): its I/O goes straight to the
@@ -38,7 +37,7 @@ export async function mapFile(
 ): Promise<MappedDevice> {
   const request = parseMapOptions(file, options)
   request.signal?.throwIfAborted()
-  await assertDeviceMapper()
+  if (request.backend === 'linear') await assertDeviceMapper()
   await using files = await BackingFiles.open(request.files)
   const [first] = files.list as [BackingFile]
   const name = deviceNameFor(first.path, request.name)
@@ -47,8 +46,28 @@ export async function mapFile(
     request,
   )
   await clearDevices(files.list, request)
-  assertInspected(files.list, request)
+  await files.look()
+  if (request.backend === 'loop') return await mapLoop(files, claim, name, request, [])
+  try {
+    return await mapLinear(files, claim, name, request)
+  } catch (error) {
+    if (request.backend === 'linear' || !(error instanceof DmloopError)) throw error
+    if (!fallsBack(error.problems)) throw error
+    log('%s: not linear: %s', name, error.message)
+    return await mapLoop(files, claim, name, request, error.problems)
+  }
+}
 
+/** The walk: guard, extents, verdict, device stack, segments, device-mapper, proof. */
+async function mapLinear(
+  files: BackingFiles,
+  claim: Claim,
+  name: string,
+  request: MapRequest,
+): Promise<LinearDevice> {
+  const [first] = files.list as [BackingFile]
+  await assertDeviceMapper()
+  assertInspected(files.list, request)
   const undo = new Undo()
   try {
     undo.onFailure(() => claim.clear())
@@ -74,7 +93,7 @@ export async function mapFile(
     request.signal?.throwIfAborted()
     await proveContent(drawn, live.name, request)
     log('%s is %s', record.files, name)
-    return new MappedDevice(live, record, plan.size)
+    return new LinearDevice(live, record, plan.size)
   } catch (error) {
     const failure = await undo.run()
     // What could not be taken back is told with what went wrong in the first place.
@@ -115,4 +134,7 @@ const recordOf = (
   readOnly: plan.readOnly,
   holes: request.holes,
   guard: request.guard,
+  backend: 'linear',
+  loops: [],
+  fallback: [],
 })

@@ -15,7 +15,15 @@ const UUID_PREFIX = 'DMLOOP-'
 /** The UUID of a mapping: from what its (first) file is, so that the kernel allows only one. */
 export const uuidOf = (identity: string): string => UUID_PREFIX + identity
 
-/** The identity that a UUID was made from; undefined when the device is not ours. */
+/** How a loop device is called that is a part of a mapping: one of several files. */
+const PART_PREFIX = 'DMLOOP+'
+export const partOf = (identity: string): string => PART_PREFIX + identity
+
+/** The identity of the file that such a loop device shows; undefined when it is none. */
+export const partIdentityOf = (name: string): string | undefined =>
+  name.startsWith(PART_PREFIX) ? name.slice(PART_PREFIX.length) : undefined
+
+/** The identity that a UUID, or the name of a loop device, was made from; undefined when it is not ours. */
 export const identityOf = (uuid: string): string | undefined =>
   uuid.startsWith(UUID_PREFIX) ? uuid.slice(UUID_PREFIX.length) : undefined
 

@@ -31,8 +31,30 @@ export interface FileFacts {
   extendedFlags: number
 }
 
-/** The file that a loop device shows. */
-export type LoopBacking = Pick<FileFacts, 'major' | 'minor' | 'inode'>
+/** How a loop device shows a file; bytes. */
+export interface LoopSettings {
+  offset: number
+  /** The device's. */
+  size: number
+  blockSize: number
+  readOnly: boolean
+  directIo: boolean
+  partitionScan: boolean
+  /** Kept by the driver: up to 63 bytes. */
+  name: string
+}
+
+/** What a loop device shows: a file's device and inode, and how. */
+export interface LoopStatus {
+  major: number
+  minor: number
+  inode: string
+  offset: number
+  size: number
+  /** LO_FLAGS_* of linux/loop.h, as the driver has them. */
+  flags: number
+  name: string
+}
 
 /** A device-mapper device as an ioctl on it answers. */
 export interface DmDevice {
@@ -87,7 +109,6 @@ interface Addon {
   setImmutable: Call<[fd: number, immutable: boolean], void>
   setPinned: Call<[fd: number, pinned: boolean], void>
   getPinCount: Call<[fd: number], number>
-  getLoopBacking: Call<[path: string], LoopBacking>
   getMark: Call<[fd: number], string | undefined>
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>
@@ -119,6 +140,11 @@ interface Addon {
   dmTable: Call<[target: DmTarget, inactive: boolean], DmTable>
   dmDependencies: Call<[target: DmTarget], string[]>
   dmList: Call<[], DmDevice[]>
+  loopGetFree: Call<[], number>
+  loopConfigure: Call<[path: string, fd: number, settings: LoopSettings], void>
+  loopStatus: Call<[path: string], LoopStatus>
+  loopResize: Call<[path: string, size: number], void>
+  loopClear: Call<[path: string], void>
   createCookie: Call<[], { semaphore: number; value: number }>
   pendingEvents: Call<[semaphore: number], number>
   destroyCookie: Call<[semaphore: number], void>

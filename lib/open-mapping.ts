@@ -1,37 +1,73 @@
 import { stat } from 'node:fs/promises'
 import { BackingFile } from './backing-file.js'
+import { readRecord, recordedIdentities } from './claim.js'
 import { findDevice, listDevices } from './device-mapper.js'
 import { systemError } from './errors.js'
-import { MappedDevice } from './mapped-device.js'
-import { identityOf } from './names.js'
+import { LinearDevice } from './linear-device.js'
+import { LoopDevice } from './loop-device.js'
+import { findLoop, listLoops, LOOP_MAJOR, type Loop } from './loop.js'
+import type { MappedDevice } from './mapped-device.js'
+import { identityOf, uuidOf } from './names.js'
 import type { DmDevice } from './native.js'
 import { pathOf } from './options.js'
 import { deviceOf, sweep } from './remains.js'
 import { splitDevice } from './sysfs.js'
 
 /**
- * The mapping with a name, of a device (/dev/mapper/NAME, /dev/dm-N, any link to it), or of a file;
- * whoever made it. Rejects with ENXIO when there is none, and with the system's error when the path
+ * The mapping with a name, of a device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), or of a
+ * file; whoever made it. Rejects with ENXIO when there is none, and with the system's error when the path
  * leads nowhere.
  */
 export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
   const given = pathOf(nameOrPath, 'nameOrPath')
-  const device = await deviceAt(given)
-  if (!device || identityOf(device.uuid) === undefined) {
-    // The code and call are what the kernel itself gives for a device that is not there.
-    throw systemError({ errno: -6, syscall: 'DM_DEV_STATUS' }, given)
-  }
-  return MappedDevice.of(device)
+  // A name has no slash, so what has one is a path.
+  const found = given.includes('/') ? await mappingAt(given) : await mappingNamed(given)
+  if (found) return found
+  // The code and call are what the kernel itself gives for a device that is not there.
+  throw systemError({ errno: -6, syscall: 'DM_DEV_STATUS' }, given)
 }
 
-async function deviceAt(nameOrPath: string): Promise<DmDevice | undefined> {
-  // A name has no slash, so what has one is a path.
-  if (!nameOrPath.includes('/')) return findDevice({ name: nameOrPath })
-  const found = await stat(nameOrPath)
-  if (found.isBlockDevice()) return findDevice(splitDevice(found.rdev))
-  await using file = await BackingFile.open(nameOrPath)
-  return await deviceOf(file.identity)
+async function mappingNamed(name: string): Promise<MappedDevice | undefined> {
+  const device = await findDevice({ name })
+  if (device) return await ofDevice(device)
+  for (const identity of await recordedIdentities()) {
+    const record = await readRecord(identity)
+    if (record?.node.name !== name || record.node.major !== LOOP_MAJOR) continue
+    const loop = await findLoop(record.node.minor)
+    if (loop?.name === record.uuid) return await LoopDevice.of(loop)
+  }
+  return undefined
 }
+
+/** Whether a device-mapper device or a mapping has a name. */
+export const isNameTaken = async (name: string): Promise<boolean> =>
+  (await findDevice({ name })) !== undefined || (await mappingNamed(name)) !== undefined
+
+async function mappingAt(path: string): Promise<MappedDevice | undefined> {
+  const found = await stat(path)
+  if (found.isBlockDevice()) {
+    const number = splitDevice(found.rdev)
+    if (number.major === LOOP_MAJOR) return ofLoop(await findLoop(number.minor))
+    return ofDevice(await findDevice(number))
+  }
+  await using file = await BackingFile.open(path)
+  const device = await deviceOf(file.identity)
+  if (device) return await ofDevice(device)
+  return await ofLoop((await listLoops()).find(({ name }) => name === uuidOf(file.identity)))
+}
+
+async function ofDevice(device: DmDevice | undefined): Promise<MappedDevice | undefined> {
+  const identity = identityOf(device?.uuid ?? '')
+  if (!device || identity === undefined) return undefined
+  const record = await readRecord(identity)
+  if (record?.backend === 'loop' && record.uuid === device.uuid) {
+    return LoopDevice.joined(device, record)
+  }
+  return LinearDevice.of(device)
+}
+
+const ofLoop = async (loop: Loop | undefined): Promise<MappedDevice | undefined> =>
+  loop && identityOf(loop.name) !== undefined ? LoopDevice.of(loop) : undefined
 
 /**
  * Every mapping of this machine, whoever made it, in the order of their names; also one that a crash
@@ -40,7 +76,9 @@ async function deviceAt(nameOrPath: string): Promise<DmDevice | undefined> {
  */
 export async function listMappings(): Promise<MappedDevice[]> {
   await sweep()
-  const devices = (await listDevices()).filter((device) => identityOf(device.uuid) !== undefined)
-  devices.sort((a, b) => (a.name < b.name ? -1 : 1))
-  return Promise.all(devices.map((device) => MappedDevice.of(device)))
+  const mappings = [
+    ...(await Promise.all((await listDevices()).map(ofDevice))),
+    ...(await Promise.all((await listLoops()).map(ofLoop))),
+  ].filter((mapping) => mapping !== undefined)
+  return mappings.sort((a, b) => (a.name < b.name ? -1 : 1))
 }

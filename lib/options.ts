@@ -1,5 +1,6 @@
 // What a caller may ask for, checked before anything is touched.
 import type { Progress } from './content.js'
+import type { Backend } from './policy.js'
 import { invalidType, invalidValue, outOfRange } from './errors.js'
 
 export interface PlanOptions {
@@ -14,6 +15,11 @@ export interface PlanOptions {
    * device.
    */
   holes?: 'reject' | 'zero'
+  /**
+   * `'linear'` (default): the file's own blocks, through device-mapper; `'loop'`: a loop device, with
+   * direct I/O where the filesystem has it; `'auto'`: linear where it is possible, else loop.
+   */
+  backend?: Backend | 'auto'
 }
 
 export interface MapOptions extends PlanOptions {
@@ -26,6 +32,8 @@ export interface MapOptions extends PlanOptions {
   guard?: 'immutable' | 'none'
   /** How much of file and device is compared before the device is handed over. Default `'sample'`. */
   verify?: 'sample' | 'full' | 'none'
+  /** Has the kernel look for partitions; with `backend: 'loop'` only. Default false. */
+  partitionScan?: boolean
   /** Is told how far the comparison has come, in bytes. */
   onProgress?: (progress: Progress) => void
   /** Milliseconds to wait for another process at the same file, and for the node. Default 10,000. */
@@ -58,12 +66,14 @@ export interface PlanRequest {
   length: number | undefined
   readOnly: boolean
   holes: 'reject' | 'zero'
+  backend: Backend | 'auto'
 }
 
 export interface MapRequest extends PlanRequest {
   name: string | undefined
   guard: 'immutable' | 'none'
   verify: 'sample' | 'full' | 'none'
+  partitionScan: boolean
   onProgress: ((progress: Progress) => void) | undefined
   timeout: number
   signal: AbortSignal | undefined
@@ -76,6 +86,9 @@ export interface UnmapRequest {
 }
 
 export const DEFAULT_TIMEOUT = 10_000
+
+/** However little time the caller has: udev and blkid have a new device open for a moment. */
+export const UNDO = { deferred: false, timeout: DEFAULT_TIMEOUT, signal: undefined }
 
 type Options = Record<string, unknown>
 
@@ -149,7 +162,7 @@ function filesOf(file: unknown): string[] {
   return file.map((path: unknown, index) => pathOf(path, `file[${index}]`))
 }
 
-const PLAN_KEYS = ['offset', 'length', 'readOnly', 'holes'] as const
+const PLAN_KEYS = ['offset', 'length', 'readOnly', 'holes', 'backend'] as const
 
 function planRequest(file: unknown, options: Options): PlanRequest {
   const request: PlanRequest = {
@@ -158,6 +171,7 @@ function planRequest(file: unknown, options: Options): PlanRequest {
     length: integer(options, 'length', 1),
     readOnly: boolean(options, 'readOnly'),
     holes: oneOf(options, 'holes', 'reject', 'zero'),
+    backend: oneOf(options, 'backend', 'linear', 'loop', 'auto'),
   }
   if (request.holes === 'zero' && !request.readOnly) {
     throw invalidValue('options.holes', `'zero' only together with readOnly: true`, 'zero')
@@ -170,10 +184,16 @@ export function parsePlanOptions(file: unknown, value: unknown): PlanRequest {
 }
 
 export function parseMapOptions(file: unknown, value: unknown): MapRequest {
-  const own = ['name', 'guard', 'verify', 'onProgress', 'timeout', 'signal']
+  const own = ['name', 'guard', 'verify', 'partitionScan', 'onProgress', 'timeout', 'signal']
   const options = object(value, [...PLAN_KEYS, ...own])
+  const request = planRequest(file, options)
+  const partitionScan = boolean(options, 'partitionScan')
+  if (partitionScan && request.backend !== 'loop') {
+    throw invalidValue('options.partitionScan', `true only together with backend: 'loop'`, true)
+  }
   return {
-    ...planRequest(file, options),
+    ...request,
+    partitionScan,
     name: text(options, 'name'),
     guard: oneOf(options, 'guard', 'immutable', 'none'),
     verify: oneOf(options, 'verify', 'sample', 'full', 'none'),

@@ -28,7 +28,10 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
   const request = parsePlanOptions(file, options)
   try {
     await using files = await BackingFiles.open(request.files)
-    return (await drawPlan(files.list, request)).plan
+    if (request.backend === 'loop') return planLoop(files.list, request)
+    const { plan } = await drawPlan(files.list, request)
+    if (request.backend === 'linear' || !fallsBack(plan.problems)) return plan
+    return planLoop(files.list, request, plan.problems)
   } catch (error) {
     if (!(error instanceof DmloopError)) throw error
     return new Plan({
@@ -38,12 +41,38 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
       files: [],
       extents: new ExtentTable(),
       segments: new SegmentTable(),
+      backend: request.backend === 'loop' ? 'loop' : 'linear',
+      fallback: [],
     })
   }
 }
 
+/** Whether these problems stand in the way of a linear device, and not of a loop device. */
+export const fallsBack = (problems: readonly Problem[]): boolean =>
+  problems.length > 0 && problems.every(({ blocks }) => blocks === 'linear')
+
+/** The plan for a loop device over files that are open already: addresses do not matter to it. */
+export function planLoop(
+  files: readonly BackingFile[],
+  request: PlanBasis,
+  fallback: readonly Problem[] = [],
+): Plan {
+  const range = sliceFiles(files, request)
+  const judged = files.flatMap((file) => judgeFile(file, request))
+  return new Plan({
+    problems: [...range.problems, ...judged].filter(({ blocks }) => blocks === 'all'),
+    size: range.size,
+    readOnly: request.readOnly,
+    files: files.map(plannedFile),
+    extents: new ExtentTable(),
+    segments: new SegmentTable(),
+    backend: 'loop',
+    fallback: [...fallback],
+  })
+}
+
 /** What of the files is planned, and for which kind of device. */
-type PlanBasis = Pick<PlanRequest, 'offset' | 'length' | 'readOnly' | 'holes'>
+export type PlanBasis = Pick<PlanRequest, 'offset' | 'length' | 'readOnly' | 'holes'>
 
 /** A plan with what it rests on, which proveUnchanged looks at again. */
 export interface DrawnPlan {
@@ -75,6 +104,8 @@ export async function drawPlan(
     files: files.map(plannedFile),
     extents: joinExtents(parts),
     segments,
+    backend: 'linear',
+    fallback: [],
   })
   return { plan, parts }
 }

@@ -1,6 +1,7 @@
 // What mapping a file would do: the outcome of planFile.
 import { DmloopError, type Problem } from './errors.js'
 import { ExtentTable } from './extents.js'
+import type { Backend } from './policy.js'
 import { SegmentTable } from './segments.js'
 
 /** A file of a plan. */
@@ -24,19 +25,23 @@ export interface PlanParts {
   files: PlannedFile[]
   extents: ExtentTable
   segments: SegmentTable
+  backend: Backend
+  fallback: Problem[]
 }
 
 export class Plan implements PlanParts {
-  readonly backend = 'linear'
+  readonly backend: Backend
+  /** Why it is a loop device although `backend: 'auto'` would rather have it linear. */
+  readonly fallback: Problem[]
   /** What stands in the way; empty when the file can be mapped. */
   readonly problems: Problem[]
   /** The device's size, in bytes. */
   readonly size: number
   readonly readOnly: boolean
   readonly files: PlannedFile[]
-  /** Where the bytes lie on the filesystem's device. */
+  /** Where the bytes lie on the filesystem's device; empty for a loop device. */
   readonly extents: ExtentTable
-  /** The device-mapper table; empty when there are problems. */
+  /** The device-mapper table; empty when there are problems, and for a loop device. */
   readonly segments: SegmentTable
 
   constructor(parts: PlanParts) {
@@ -46,6 +51,8 @@ export class Plan implements PlanParts {
     this.files = parts.files
     this.extents = parts.extents
     this.segments = parts.segments
+    this.backend = parts.backend
+    this.fallback = parts.fallback
   }
 
   /** The table as `dmsetup create` reads it, a line a segment; empty when there are problems. */
@@ -59,8 +66,8 @@ export class Plan implements PlanParts {
     if (first) throw new DmloopError(first, this.problems)
   }
 
-  toJSON(): PlanParts & { backend: string } {
-    const { backend, problems, size, readOnly, files, extents, segments } = this
-    return { backend, problems, size, readOnly, files, extents, segments }
+  toJSON(): PlanParts {
+    const { backend, fallback, problems, size, readOnly, files, extents, segments } = this
+    return { backend, fallback, problems, size, readOnly, files, extents, segments }
   }
 }

@@ -1,6 +1,9 @@
 // What is refused, and why: the one table that the code judges by, the tests run through and the
 // README shows.
 
+/** What makes the device: a device-mapper table of the file's own blocks, or a loop device. */
+export type Backend = 'linear' | 'loop'
+
 interface Rule {
   /** What was found, as a sentence about the file goes on after its name. */
   found: string
@@ -108,7 +111,7 @@ export const POLICY = {
     found: 'lies on a filesystem or a device that is read-only',
     why: 'What is read-only above would be written to beneath.',
     remedy: 'Map with readOnly: true.',
-    blocks: 'linear',
+    blocks: 'all',
   },
   DMLOOP_DEVICE_CLAIMED: {
     found: 'lies on a filesystem that holds its disk itself',

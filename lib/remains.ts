@@ -11,9 +11,11 @@ import {
 } from './device-mapper.js'
 import { DmloopError, isSystemError } from './errors.js'
 import { letGo } from './guard.js'
-import { uuidOf } from './names.js'
+import { findLoop, isBeneath, listLoops, LOOP_MAJOR, loopPath, removeLoop } from './loop.js'
+import { partIdentityOf, partOf, uuidOf } from './names.js'
 import { native, result, type DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, pathOf } from './options.js'
+import { nodePath, type DeviceNode } from './udev.js'
 import type { Patience } from './wait.js'
 
 const log = debug('dmloop:remains')
@@ -29,16 +31,37 @@ export async function clearDevices(
 ): Promise<void> {
   for (const { identity, path, handle } of files) {
     const device = await deviceOf(identity)
-    if (device && hasLiveTable(device)) throw alreadyMapped(path, device)
+    if (device && hasLiveTable(device)) throw alreadyMapped(path, nodePath(device.name))
     if (device) {
       log('removing %s, left half-made', device.name)
       await removeDevice(device, { ...patience, deferred: false })
-      continue
     }
+    await removeParts(identity)
     const record = await readRecord(identity)
-    if (!record || (await findDevice({ uuid: record.uuid }))) continue
+    if (!record) continue
+    if (await isLive(record)) throw alreadyMapped(path, pathOfNode(record.node))
     await removeLeftNode(record.node)
     await result(native.dropCache(handle.fd), path)
+  }
+}
+
+const pathOfNode = ({ name, major, minor }: DeviceNode): string =>
+  major === LOOP_MAJOR ? loopPath(minor) : nodePath(name)
+
+/** Whether a record's device is still there. */
+async function isLive({ uuid, node }: MappingRecord): Promise<boolean> {
+  if (await findDevice({ uuid })) return true
+  return node.major === LOOP_MAJOR && (await findLoop(node.minor))?.name === uuid
+}
+
+/** Loop devices that a crash left before they were joined, or after they were parted. */
+async function removeParts(identity: string): Promise<void> {
+  const record = await readRecord(identity)
+  if (record && (await isLive(record))) return
+  const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined, deferred: false }
+  for (const loop of await listLoops()) {
+    if (loop.name !== partOf(identity) || (await isBeneath(loop))) continue
+    await removeLoop(loop, patience)
   }
 }
 
@@ -92,12 +115,27 @@ export async function releaseFile(file: string): Promise<void> {
  * dmsetup. A file that somebody is at just now is left to them.
  */
 export async function sweep(): Promise<void> {
+  await sweepParts()
   for (const identity of await recordedIdentities()) {
     const record = await readRecord(identity)
-    if (!record || (await findDevice({ uuid: record.uuid }))) continue
+    if (!record || (await isLive(record))) continue
     await sweepRecord(record.identities).catch((error: unknown) => {
       log('sweeping %s: %o', identity, error)
     })
+  }
+}
+
+/** Parts of a mapping that nobody is at and that has no device. */
+async function sweepParts(): Promise<void> {
+  for (const { name } of await listLoops()) {
+    const identity = partIdentityOf(name)
+    if (identity === undefined) continue
+    try {
+      await using _ = await Claim.take([identity], { timeout: 0, signal: undefined })
+      await removeParts(identity)
+    } catch (error) {
+      log('sweeping %s: %o', name, error)
+    }
   }
 }
 
@@ -105,7 +143,7 @@ async function sweepRecord(identities: readonly string[]): Promise<void> {
   await using claim = await Claim.take(identities, { timeout: 0, signal: undefined })
   // Between the look and the claim the file may have been mapped again.
   const record = await readRecord(identities[0] ?? '')
-  if (!record || (await findDevice({ uuid: record.uuid }))) return
+  if (!record || (await isLive(record))) return
   await removeLeftNode(record.node)
   await finish(record)
   await claim.clear()

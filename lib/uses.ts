@@ -1,7 +1,7 @@
 // What else uses the blocks of a file: swap space and loop devices.
-import { readdir, stat } from 'node:fs/promises'
-import { isSystemError } from './errors.js'
-import { native, result, type FileFacts } from './native.js'
+import { stat } from 'node:fs/promises'
+import { listLoops } from './loop.js'
+import type { FileFacts } from './native.js'
 import { readText, splitDevice, unescapePath } from './sysfs.js'
 
 export interface Uses {
@@ -13,7 +13,7 @@ export interface Uses {
 /** What the kernel calls a file: its filesystem's device, and its inode there. */
 type Inode = Pick<FileFacts, 'major' | 'minor' | 'inode'>
 
-const isSame = (a: Inode, b: Inode): boolean =>
+export const isSame = (a: Inode, b: Inode): boolean =>
   a.major === b.major && a.minor === b.minor && a.inode === b.inode
 
 export const usesOf = async (file: Inode): Promise<Uses> => ({
@@ -40,17 +40,5 @@ async function isSwap(file: Inode): Promise<boolean> {
  * ask, may not map either: a plan goes on without the answer.
  */
 async function loopsOf(file: Inode): Promise<string[]> {
-  const names = await readdir('/sys/block').catch(() => [])
-  const loops: string[] = []
-  for (const name of names.filter((each) => each.startsWith('loop'))) {
-    // A loop device has this folder while it shows something.
-    if (!(await stat(`/sys/block/${name}/loop`).catch(() => undefined))) continue
-    const path = `/dev/${name}`
-    try {
-      if (isSame(await result(native.getLoopBacking(path), path), file)) loops.push(path)
-    } catch (error) {
-      if (!isSystemError(error, 'EACCES', 'EPERM', 'ENOENT', 'ENXIO')) throw error
-    }
-  }
-  return loops
+  return (await listLoops()).filter((loop) => isSame(loop, file)).map(({ path }) => path)
 }

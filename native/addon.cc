@@ -16,6 +16,7 @@
 #include "file_facts.h"
 #include "files.h"
 #include "guard.h"
+#include "loop.h"
 #include "packed_rows.h"
 #include "promise_worker.h"
 #include "safe_integer.h"
@@ -231,19 +232,6 @@ Napi::Value GetPinCountJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<uint32_t>::Run(
       info.Env(), [fd = static_cast<int>(*fd)] { return GetPinCount(fd); },
       [](Napi::Env env, uint32_t& count) -> Napi::Value { return Napi::Number::New(env, count); });
-}
-
-Napi::Value GetLoopBackingJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "getLoopBacking(path)");
-  return PromiseWorker<LoopBacking>::Run(
-      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return GetLoopBacking(path); },
-      [](Napi::Env env, LoopBacking& backing) -> Napi::Value {
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("major", backing.major);
-        object.Set("minor", backing.minor);
-        object.Set("inode", std::to_string(backing.inode));
-        return object;
-      });
 }
 
 Napi::Value LeaseIsWholeJs(const Napi::CallbackInfo& info) {
@@ -529,6 +517,82 @@ Napi::Value DmListJs(const Napi::CallbackInfo& info) {
       });
 }
 
+// --- loop -------------------------------------------------------------------------------------
+
+Napi::Value LoopGetFreeJs(const Napi::CallbackInfo& info) {
+  return PromiseWorker<uint32_t>::Run(info.Env(), loop::GetFree,
+                                      [](Napi::Env env, uint32_t& number) -> Napi::Value {
+                                        return Napi::Number::New(env, number);
+                                      });
+}
+
+// { offset, size, blockSize, readOnly, directIo, partitionScan, name }
+std::optional<loop::Settings> LoopSettingsFrom(const Napi::Value& value) {
+  if (!value.IsObject()) return std::nullopt;
+  const auto object = value.As<Napi::Object>();
+  const auto offset = SafeInteger(object.Get("offset"));
+  const auto size = SafeInteger(object.Get("size"));
+  const auto block_size = SafeInteger(object.Get("blockSize"));
+  const Napi::Value name = object.Get("name");
+  if (!offset || !size || !block_size || !name.IsString()) return std::nullopt;
+  const auto flag = [&](const char* key) { return object.Get(key).ToBoolean().Value(); };
+  return loop::Settings{*offset,
+                        *size,
+                        static_cast<uint32_t>(*block_size),
+                        flag("readOnly"),
+                        flag("directIo"),
+                        flag("partitionScan"),
+                        name.As<Napi::String>().Utf8Value()};
+}
+
+Napi::Value LoopConfigureJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[1]);
+  auto settings = LoopSettingsFrom(info[2]);
+  if (!info[0].IsString() || !fd || !settings) {
+    return Reject(info.Env(), "loopConfigure(path, fd, settings)");
+  }
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), fd = static_cast<int>(*fd),
+       settings = *settings] { return loop::Configure(path, fd, settings); },
+      Undefined);
+}
+
+Napi::Value LoopStatusJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "loopStatus(path)");
+  return PromiseWorker<loop::Status>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return loop::GetStatus(path); },
+      [](Napi::Env env, loop::Status& status) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("major", status.major);
+        object.Set("minor", status.minor);
+        object.Set("inode", std::to_string(status.inode));
+        object.Set("offset", static_cast<double>(status.offset));
+        object.Set("size", static_cast<double>(status.size));
+        object.Set("flags", status.flags);
+        object.Set("name", status.name);
+        return object;
+      });
+}
+
+Napi::Value LoopResizeJs(const Napi::CallbackInfo& info) {
+  const auto size = SafeInteger(info[1]);
+  if (!info[0].IsString() || !size) return Reject(info.Env(), "loopResize(path, size)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), size = *size] {
+        return loop::Resize(path, size);
+      },
+      Undefined);
+}
+
+Napi::Value LoopClearJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "loopClear(path)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return loop::Clear(path); },
+      Undefined);
+}
+
 // --- udev -------------------------------------------------------------------------------------
 
 Napi::Value CreateCookieJs(const Napi::CallbackInfo& info) {
@@ -572,7 +636,6 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("setImmutable", FileSwitchJs<SetImmutable>);
   add("setPinned", FileSwitchJs<SetPinned>);
   add("getPinCount", GetPinCountJs);
-  add("getLoopBacking", GetLoopBackingJs);
   add("getMark", GetMarkJs);
   add("setMark", SetMarkJs);
   add("removeMark", FileStepJs<RemoveMark>);
@@ -590,6 +653,11 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("dmTable", DmTableJs);
   add("dmDependencies", DmDependenciesJs);
   add("dmList", DmListJs);
+  add("loopGetFree", LoopGetFreeJs);
+  add("loopConfigure", LoopConfigureJs);
+  add("loopStatus", LoopStatusJs);
+  add("loopResize", LoopResizeJs);
+  add("loopClear", LoopClearJs);
   add("createCookie", CreateCookieJs);
   add("pendingEvents", PendingEventsJs);
   add("destroyCookie", DestroyCookieJs);

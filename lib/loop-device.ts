@@ -1,0 +1,182 @@
+// A mapping through loop devices: the file's filesystem does the I/O. Several files are a loop device
+// each, joined by a device-mapper table.
+import type { BackingFiles } from './backing-file.js'
+import { Claim, readRecord, type MappingRecord } from './claim.js'
+import { compareContent } from './content.js'
+import { findDevice, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
+import { problem, verdict, type Problem } from './errors.js'
+import { findLoop, hasDirectIo, isReadOnlyLoop, LOOP_MAJOR, removeLoop, type Loop } from './loop.js'
+import { MappedDevice, openRecorded, type DeviceFacts } from './mapped-device.js'
+import { identityOf, partOf } from './names.js'
+import { native, result, type DmDevice } from './native.js'
+import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
+import { planLoop } from './plan-file.js'
+import { sliceFiles, type FileSlice } from './range.js'
+import { finish } from './remains.js'
+import { SECTOR, SegmentTable } from './segments.js'
+import { deviceName, deviceSize } from './sysfs.js'
+import { nodePath } from './udev.js'
+import { isSame } from './uses.js'
+import { poll } from './wait.js'
+
+/** The loop devices of a mapping, and what joins them if there are several. */
+export interface LoopStack {
+  loops: Loop[]
+  top: DmDevice | undefined
+}
+
+/** The table that lays loop devices of these sizes (bytes) end to end. */
+export function joiningTable(parts: readonly { number: number; size: number }[]): SegmentTable {
+  let start = 0
+  const rows = parts.flatMap(({ size }, index) => {
+    const row = [start, size / SECTOR, index, 0]
+    start += size / SECTOR
+    return row
+  })
+  const devices = parts.map(({ number }) => deviceName(LOOP_MAJOR, number))
+  return new SegmentTable(Float64Array.from(rows), devices)
+}
+
+export class LoopDevice extends MappedDevice {
+  readonly backend = 'loop'
+  readonly directIo: boolean
+  readonly #stack: LoopStack
+
+  constructor(stack: LoopStack, record: MappingRecord | undefined, size: number) {
+    super(factsOf(stack, record, size), record)
+    this.directIo = stack.loops.every(hasDirectIo)
+    this.#stack = stack
+  }
+
+  /** The mapping that a loop device of ours is by itself. */
+  static async of(loop: Loop): Promise<LoopDevice> {
+    const record = await readRecord(identityOf(loop.name) ?? '')
+    const known = record?.uuid === loop.name ? record : undefined
+    const size = await deviceSize(deviceName(LOOP_MAJOR, loop.number))
+    return new LoopDevice({ loops: [loop], top: undefined }, known, size)
+  }
+
+  /** The mapping of several files that a device of ours joins. */
+  static async joined(top: DmDevice, record: MappingRecord): Promise<LoopDevice> {
+    const loops = await Promise.all(record.loops.map(findLoop))
+    const size = await deviceSize(deviceName(top.major, top.minor))
+    return new LoopDevice({ loops: loops.filter((loop) => loop !== undefined), top }, record, size)
+  }
+
+  get segmentCount(): number {
+    return this.#stack.loops.length
+  }
+
+  protected async deviations({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
+    const record = await this.currentRecord()
+    await using files = await openRecorded(record)
+    this.#forgetOwn(files)
+    const { problems } = planLoop(files.list, record)
+    const { slices } = sliceFiles(files.list, record)
+    for (const [index, slice] of slices.entries()) {
+      const loop = await findLoop(record.loops[index] ?? -1)
+      if (loop && shows(loop, slice)) continue
+      problems.push(problem('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_SHOWN))
+    }
+    if (problems.length === 0 && mode !== 'none') {
+      const parts = slices.map((slice) => ({ slice, extents: new Float64Array() }))
+      const found = await compareContent(parts, this.path, { mode, ...request })
+      if (found) problems.push(found)
+    }
+    return problems
+  }
+
+  /** That a loop device shows these files is no problem when it is this one. */
+  #forgetOwn(files: BackingFiles): void {
+    const own = this.#stack.loops.map(({ path }) => path)
+    for (const file of files.list) {
+      file.uses.loops = file.uses.loops.filter((path) => !own.includes(path))
+    }
+  }
+
+  async extend(): Promise<void> {
+    const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
+    const { identities } = await this.currentRecord()
+    await using claim = await Claim.take(identities, patience)
+    const record = await this.currentRecord()
+    await using files = await openRecorded(record)
+    await files.settle()
+    this.#forgetOwn(files)
+    const request = { ...record, length: undefined }
+    const plan = planLoop(files.list, request)
+    plan.assertMappable()
+    const { slices } = sliceFiles(files.list, request)
+    const { loops, top } = this.#stack
+    if (slices.length !== loops.length) {
+      const detail = 'grew by a file that has no loop device: unmap and map again'
+      throw verdict('DMLOOP_FILE_CHANGED', { file: this.files[0] }, detail)
+    }
+    for (const [index, slice] of slices.entries()) await resize(loops[index] as Loop, slice.length)
+    if (top) {
+      await loadTable(top, joiningTable(loops), record.readOnly)
+      await resumeDevice(top, patience.timeout)
+    }
+    const grown = { ...record, length: plan.size }
+    await claim.write(grown)
+    this.grown(grown)
+  }
+
+  protected async remove(request: UnmapRequest): Promise<void> {
+    const identity = identityOf(this.uuid) ?? ''
+    const { loops, top } = this.#stack
+    await using claim = await Claim.take(this.record?.identities ?? [identity], request)
+    const record = await readRecord(identity)
+    // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
+    if (this.record && record && record.id !== this.record.id) return
+    const found = top && (await findDevice({ uuid: this.uuid }))
+    if (found && found.minor === this.minor) await removeDevice(found, request)
+    const outcomes = []
+    for (const loop of loops) outcomes.push(await removeLoop(loop, request))
+    // What is deferred is finished by whoever looks next; see `sweep`.
+    if (outcomes.includes('deferred')) return
+    if (record) await finish(record)
+    await claim.clear()
+  }
+}
+
+const EAGAIN = 11
+
+const NOT_SHOWN = 'is not what its loop device shows any more'
+
+function factsOf(
+  { loops, top }: LoopStack,
+  record: MappingRecord | undefined,
+  size: number,
+): DeviceFacts {
+  const [first] = loops
+  const readOnly = first !== undefined && isReadOnlyLoop(first)
+  if (top) return { ...top, path: nodePath(top.name), readOnly, size }
+  const { path = '', number = 0, name: uuid = '' } = first ?? {}
+  const name = record?.node.name ?? `loop${number}`
+  return { name, path, major: LOOP_MAJOR, minor: number, uuid, readOnly, size }
+}
+
+const shows = (loop: Loop, { file, offset, length }: FileSlice): boolean =>
+  isSame(loop, file.facts) && loop.offset === offset && loop.size === length
+
+/** While pages of the device are being dirtied the driver asks to try again. */
+async function resize(loop: Loop, size: number): Promise<void> {
+  if (loop.size === size) return
+  const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
+  const { path } = loop
+  const done = await poll(async () => {
+    const settled = await native.loopResize(path, size)
+    if ('failure' in settled && settled.failure.errno === -EAGAIN) return undefined
+    await result(Promise.resolve(settled), path)
+    return true
+  }, patience)
+  if (!done) throw verdict('DMLOOP_TIMEOUT', { file: path }, 'was written to all the time')
+  loop.size = size
+}
+
+/** The name that a loop device bears: of the mapping, or of a part of it. */
+export const loopName = (
+  uuid: string,
+  slices: readonly FileSlice[],
+  { file }: FileSlice,
+): string => (slices.length === 1 ? uuid : partOf(file.identity))

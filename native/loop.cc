@@ -1,0 +1,95 @@
+#include "loop.h"
+
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "unique_fd.h"
+
+namespace dmloop::loop {
+
+namespace {
+
+Result<UniqueFd> Open(const std::string& path, int mode) {
+  UniqueFd fd(open(path.c_str(), mode | O_CLOEXEC));
+  if (!fd.valid()) return LastFailure("open");
+  return fd;
+}
+
+Result<struct loop_info64> GetInfo(const UniqueFd& device) {
+  struct loop_info64 info = {};
+  if (ioctl(device.get(), LOOP_GET_STATUS64, &info) < 0) return LastFailure("LOOP_GET_STATUS64");
+  return info;
+}
+
+}  // namespace
+
+Result<uint32_t> GetFree() {
+  auto control = Open("/dev/loop-control", O_RDWR);
+  if (!control.ok()) return control.failure();
+  const int number = ioctl(control.value().get(), LOOP_CTL_GET_FREE);
+  if (number < 0) return LastFailure("LOOP_CTL_GET_FREE");
+  return static_cast<uint32_t>(number);
+}
+
+Result<Nothing> Configure(const std::string& path, int fd, const Settings& settings) {
+  auto device = Open(path, O_RDWR);
+  if (!device.ok()) return device.failure();
+  struct loop_config config = {};
+  config.fd = static_cast<uint32_t>(fd);
+  config.block_size = settings.block_size;
+  config.info.lo_offset = settings.offset;
+  config.info.lo_sizelimit = settings.size;
+  if (settings.read_only) config.info.lo_flags |= LO_FLAGS_READ_ONLY;
+  if (settings.direct_io) config.info.lo_flags |= LO_FLAGS_DIRECT_IO;
+  if (settings.partition_scan) config.info.lo_flags |= LO_FLAGS_PARTSCAN;
+  const size_t length = std::min(settings.name.size(), size_t{LO_NAME_SIZE - 1});
+  std::memcpy(config.info.lo_file_name, settings.name.data(), length);
+  if (ioctl(device.value().get(), LOOP_CONFIGURE, &config) < 0)
+    return LastFailure("LOOP_CONFIGURE");
+  return Nothing{};
+}
+
+Result<Status> GetStatus(const std::string& path) {
+  auto device = Open(path, O_RDONLY);
+  if (!device.ok()) return device.failure();
+  auto info = GetInfo(device.value());
+  if (!info.ok()) return info.failure();
+  const struct loop_info64& found = info.value();
+  // The kernel's huge_encode_dev, which is glibc's dev_t as well.
+  const dev_t number = found.lo_device;
+  const auto* name = reinterpret_cast<const char*>(found.lo_file_name);
+  return Status{gnu_dev_major(number),
+                gnu_dev_minor(number),
+                found.lo_inode,
+                found.lo_offset,
+                found.lo_sizelimit,
+                found.lo_flags,
+                std::string(name, strnlen(name, LO_NAME_SIZE))};
+}
+
+Result<Nothing> Resize(const std::string& path, uint64_t size) {
+  auto device = Open(path, O_RDWR);
+  if (!device.ok()) return device.failure();
+  auto info = GetInfo(device.value());
+  if (!info.ok()) return info.failure();
+  info.value().lo_sizelimit = size;
+  info.value().lo_flags &= ~static_cast<uint32_t>(LO_FLAGS_AUTOCLEAR);
+  if (ioctl(device.value().get(), LOOP_SET_STATUS64, &info.value()) < 0) {
+    return LastFailure("LOOP_SET_STATUS64");
+  }
+  return Nothing{};
+}
+
+Result<Nothing> Clear(const std::string& path) {
+  auto device = Open(path, O_RDONLY);
+  if (!device.ok()) return device.failure();
+  if (ioctl(device.value().get(), LOOP_CLR_FD) < 0) return LastFailure("LOOP_CLR_FD");
+  return Nothing{};
+}
+
+}  // namespace dmloop::loop

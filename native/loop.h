@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "result.h"
+
+// Loop devices (loop(4)). Sizes and positions in bytes.
+namespace dmloop::loop {
+
+struct Settings {
+  uint64_t offset = 0;
+  // Of the device; the file may be longer.
+  uint64_t size = 0;
+  uint32_t block_size = 0;
+  bool read_only = false;
+  bool direct_io = false;
+  bool partition_scan = false;
+  // The driver keeps 63 bytes of it, and what it says is nobody's business but the caller's.
+  std::string name;
+};
+
+// What a loop device shows: the file by its filesystem's device and its inode, and how.
+struct Status {
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  uint64_t inode = 0;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  // LO_FLAGS_* of linux/loop.h, as the driver has them: it drops what the file does not allow.
+  uint32_t flags = 0;
+  std::string name;
+};
+
+// The number of a device that shows nothing yet; made if there is none.
+Result<uint32_t> GetFree();
+// Has a device show an open file, all settings in one step (Linux 5.8). EBUSY when somebody else
+// was faster with the device.
+Result<Nothing> Configure(const std::string& path, int fd, const Settings& settings);
+// ENXIO when the device shows nothing.
+Result<Status> GetStatus(const std::string& path);
+// Gives the device another size, and has it stay when its last user closes it.
+Result<Nothing> Resize(const std::string& path, uint64_t size);
+// Has the device show nothing. While others have it open the driver only notes that it shall go
+// with the last of them: GetStatus tells.
+Result<Nothing> Clear(const std::string& path);
+
+}  // namespace dmloop::loop
