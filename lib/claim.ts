@@ -1,4 +1,5 @@
 // The claim on a file: one process at a time maps or unmaps it, and the record of its mapping.
+import { randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
 import { mkdir, open, readdir, readFile, rm, stat, type FileHandle } from 'node:fs/promises'
 import { basename, join } from 'node:path'
@@ -38,6 +39,24 @@ export interface MappingRecord {
   /** See `MappedDevice.fallback`. */
   fallback: Problem[]
 }
+
+/** A record of a new mapping of these files. */
+export const newRecord = (
+  files: readonly { path: string; identity: string }[],
+  { offset, readOnly, holes }: Pick<MappingRecord, 'offset' | 'readOnly' | 'holes'>,
+  device: Pick<
+    MappingRecord,
+    'uuid' | 'node' | 'length' | 'guard' | 'backend' | 'loops' | 'fallback'
+  >,
+): MappingRecord => ({
+  id: randomUUID(),
+  files: files.map(({ path }) => path),
+  identities: files.map(({ identity }) => identity),
+  offset,
+  readOnly,
+  holes,
+  ...device,
+})
 
 const recordPath = (identity: string): string => join(DIRECTORY, `${identity}.json`)
 

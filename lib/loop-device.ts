@@ -7,7 +7,7 @@ import { findDevice, loadTable, removeDevice, resumeDevice } from './device-mapp
 import { problem, verdict, type Problem } from './errors.js'
 import { findLoop, hasDirectIo, isReadOnlyLoop, LOOP_MAJOR, removeLoop, type Loop } from './loop.js'
 import { MappedDevice, openRecorded, type DeviceFacts } from './mapped-device.js'
-import { identityOf, partOf } from './names.js'
+import { identityOf } from './names.js'
 import { native, result, type DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
 import { planLoop } from './plan-file.js'
@@ -173,10 +173,3 @@ async function resize(loop: Loop, size: number): Promise<void> {
   if (!done) throw verdict('DMLOOP_TIMEOUT', { file: path }, 'was written to all the time')
   loop.size = size
 }
-
-/** The name that a loop device bears: of the mapping, or of a part of it. */
-export const loopName = (
-  uuid: string,
-  slices: readonly FileSlice[],
-  { file }: FileSlice,
-): string => (slices.length === 1 ? uuid : partOf(file.identity))

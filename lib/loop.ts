@@ -60,16 +60,21 @@ export async function isBeneath({ number }: Loop): Promise<boolean> {
   return holders.length > 0
 }
 
+/** Is told the number of the device that will be used, if nobody is faster, before it is. */
+export type Announce = (number: number) => Promise<void>
+
 /** Has a free loop device show an open file. Rejects with the driver's error. */
 export async function createLoop(
   fd: number,
   settings: LoopSettings,
   patience: Patience,
+  announce: Announce,
 ): Promise<Loop> {
   const made = await poll(async () => {
     const number = await result(native.loopGetFree(), '/dev/loop-control')
     const path = loopPath(number)
     await makeNode(path, number)
+    await announce(number)
     try {
       await result(native.loopConfigure(path, fd, settings), path)
       return number

@@ -1,7 +1,6 @@
-import { randomUUID } from 'node:crypto'
 import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
-import { Claim, type MappingRecord } from './claim.js'
+import { Claim, newRecord } from './claim.js'
 import { compareContent } from './content.js'
 import { assertDeviceMapper, createDevice, removeDevice, resumeDevice } from './device-mapper.js'
 import { DmloopError } from './errors.js'
@@ -10,10 +9,8 @@ import { LinearDevice } from './linear-device.js'
 import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
-import type { DmDevice } from './native.js'
 import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
 import { drawPlan, fallsBack, type DrawnPlan } from './plan-file.js'
-import type { Plan } from './plan.js'
 import { loadProven } from './proof.js'
 import { sliceFiles } from './range.js'
 import { clearDevices } from './remains.js'
@@ -85,7 +82,16 @@ async function mapLinear(
 
     const device = await createDevice(name, uuidOf(first.identity), first.path)
     undo.onFailure(() => removeDevice(device, UNDO))
-    const record = recordOf(device, files.list, plan, request)
+    const { uuid, major, minor } = device
+    const record = newRecord(files.list, request, {
+      uuid,
+      node: { name, major, minor },
+      length: plan.size,
+      guard: request.guard,
+      backend: 'linear',
+      loops: [],
+      fallback: [],
+    })
     await claim.write(record)
     await loadProven(device, drawn)
     request.signal?.throwIfAborted()
@@ -117,24 +123,3 @@ async function proveContent(drawn: DrawnPlan, name: string, request: MapRequest)
   const found = await compareContent(drawn.parts, nodePath(name), { mode, signal, onProgress })
   if (found) throw new DmloopError(found)
 }
-
-const recordOf = (
-  { name, uuid, major, minor }: DmDevice,
-  files: readonly BackingFile[],
-  plan: Plan,
-  request: MapRequest,
-): MappingRecord => ({
-  id: randomUUID(),
-  uuid,
-  node: { name, major, minor },
-  files: files.map((file) => file.path),
-  identities: files.map((file) => file.identity),
-  offset: request.offset,
-  length: plan.size,
-  readOnly: plan.readOnly,
-  holes: request.holes,
-  guard: request.guard,
-  backend: 'linear',
-  loops: [],
-  fallback: [],
-})

@@ -1,9 +1,8 @@
 // The walk of mapFile with a loop device in place of segments.
-import { randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import type { BackingFile, BackingFiles } from './backing-file.js'
-import type { Claim, MappingRecord } from './claim.js'
+import { newRecord, type Claim, type MappingRecord } from './claim.js'
 import { compareContent } from './content.js'
 import {
   assertDeviceMapper,
@@ -14,14 +13,15 @@ import {
   resumeDevice,
 } from './device-mapper.js'
 import { DmloopError, isSystemError, verdict, type Problem } from './errors.js'
-import { createLoop, LOOP_MAJOR, removeLoop, type Loop } from './loop.js'
-import { joiningTable, LoopDevice, loopName } from './loop-device.js'
-import { uuidOf } from './names.js'
-import type { DmDevice } from './native.js'
+import { createLoop, LOOP_MAJOR, removeLoop, type Announce, type Loop } from './loop.js'
+import { joiningTable, LoopDevice } from './loop-device.js'
+import { partOf, uuidOf } from './names.js'
 import { isNameTaken } from './open-mapping.js'
 import { type MapRequest, UNDO } from './options.js'
 import { planLoop } from './plan-file.js'
+import type { Plan } from './plan.js'
 import { sliceFiles, type FileSlice, type Range } from './range.js'
+import type { DeviceNode } from './udev.js'
 import { Undo } from './undo.js'
 
 /**
@@ -41,36 +41,11 @@ export async function mapLoop(
   const plan = planLoop(files.list, request, fallback)
   plan.assertMappable()
   const range = sliceFiles(files.list, request)
-  const uuid = uuidOf(files.list[0]?.identity ?? '')
-
   const undo = new Undo()
   try {
     undo.onFailure(() => claim.clear())
-    const loops: Loop[] = []
-    for (const slice of range.slices) {
-      request.signal?.throwIfAborted()
-      const loop = await showSlice(slice, loopName(uuid, range.slices, slice), range, request)
-      undo.onFailure(() => removeLoop(loop, UNDO))
-      loops.push(loop)
-    }
-    const top = loops.length > 1 ? await join(loops, name, uuid, request, undo) : undefined
-    const record: MappingRecord = {
-      id: randomUUID(),
-      uuid,
-      node: top ?? { name, major: LOOP_MAJOR, minor: loops[0]?.number ?? 0 },
-      files: files.list.map((file) => file.path),
-      identities: files.list.map((file) => file.identity),
-      offset: request.offset,
-      length: plan.size,
-      readOnly: request.readOnly,
-      holes: request.holes,
-      guard: 'none',
-      backend: 'loop',
-      loops: loops.map(({ number }) => number),
-      fallback: plan.fallback,
-    }
-    await claim.write(record)
-    const device = new LoopDevice({ loops, top }, record, plan.size)
+    const work = { files, claim, name, request, plan, range, undo }
+    const device = range.slices.length === 1 ? await showOne(work) : await showJoined(work)
     await proveContent(device.path, range, request)
     return device
   } catch (error) {
@@ -80,24 +55,78 @@ export async function mapLoop(
   }
 }
 
+interface Work {
+  files: BackingFiles
+  claim: Claim
+  name: string
+  request: MapRequest
+  plan: Plan
+  range: Range
+  undo: Undo
+}
+
+const uuidFor = ({ files }: Work): string => uuidOf(files.list[0]?.identity ?? '')
+
+const recordFor = (work: Work, node: DeviceNode, loops: readonly number[]): MappingRecord => {
+  const { files, request, plan } = work
+  return newRecord(files.list, request, {
+    uuid: uuidFor(work),
+    node,
+    length: plan.size,
+    // The file's filesystem knows of every write, and moves what it likes.
+    guard: 'none',
+    backend: 'loop',
+    loops: [...loops],
+    fallback: plan.fallback,
+  })
+}
+
+/** A loop device that is the mapping. The record comes first: what it speaks of, a crash leaves or not. */
+async function showOne(work: Work): Promise<LoopDevice> {
+  const { claim, name, plan, range, undo } = work
+  const [slice] = range.slices as [FileSlice]
+  let record: MappingRecord | undefined
+  const loop = await showSlice(work, slice, uuidFor(work), async (number) => {
+    record = recordFor(work, { name, major: LOOP_MAJOR, minor: number }, [number])
+    await claim.write(record)
+  })
+  undo.onFailure(() => removeLoop(loop, UNDO))
+  return new LoopDevice({ loops: [loop], top: undefined }, record, plan.size)
+}
+
+/** A loop device for each file, and a device that lays them end to end. */
+async function showJoined(work: Work): Promise<LoopDevice> {
+  const { claim, name, plan, range, request, undo } = work
+  await assertDeviceMapper()
+  const loops: Loop[] = []
+  for (const slice of range.slices) {
+    const loop = await showSlice(work, slice, partOf(slice.file.identity), () => Promise.resolve())
+    undo.onFailure(() => removeLoop(loop, UNDO))
+    loops.push(loop)
+  }
+  const device = await createDevice(name, uuidFor(work), work.files.list[0]?.path ?? name)
+  undo.onFailure(() => removeDevice(device, UNDO))
+  const { major, minor } = device
+  const numbers = loops.map(({ number }) => number)
+  const record = recordFor(work, { name, major, minor }, numbers)
+  await claim.write(record)
+  await loadTable(device, joiningTable(loops), request.readOnly)
+  const top = await resumeDevice(device, request.timeout)
+  return new LoopDevice({ loops, top }, record, plan.size)
+}
+
 /** A loop device that shows a part of a file. */
 async function showSlice(
-  { file, offset, length }: FileSlice,
+  { range: { blockSize }, request }: Work,
+  { file, offset, length: size }: FileSlice,
   name: string,
-  { blockSize }: Range,
-  { readOnly, partitionScan, ...patience }: MapRequest,
+  announce: Announce,
 ): Promise<Loop> {
+  const { readOnly, partitionScan } = request
+  request.signal?.throwIfAborted()
   await using backing = await openBacking(file, readOnly)
-  const settings = {
-    offset,
-    size: length,
-    blockSize,
-    readOnly,
-    directIo: true,
-    partitionScan,
-    name,
-  }
-  return await createLoop(backing.fd, settings, patience)
+  const settings = { offset, size, blockSize, readOnly, directIo: true, partitionScan, name }
+  return await createLoop(backing.fd, settings, request, announce)
 }
 
 async function openBacking({ handle, path }: BackingFile, readOnly: boolean): Promise<FileHandle> {
@@ -110,21 +139,6 @@ async function openBacking({ handle, path }: BackingFile, readOnly: boolean): Pr
     const detail = `cannot be opened for writing: ${error.message}`
     throw verdict('DMLOOP_READ_ONLY', { file: path }, detail)
   }
-}
-
-/** A device that lays loop devices end to end. */
-async function join(
-  loops: readonly Loop[],
-  name: string,
-  uuid: string,
-  { readOnly, timeout }: MapRequest,
-  undo: Undo,
-): Promise<DmDevice> {
-  await assertDeviceMapper()
-  const device = await createDevice(name, uuid, name)
-  undo.onFailure(() => removeDevice(device, UNDO))
-  await loadTable(device, joiningTable(loops), readOnly)
-  return await resumeDevice(device, timeout)
 }
 
 /** Rejects with DMLOOP_CONTENT_MISMATCH when file and device differ where they were compared. */

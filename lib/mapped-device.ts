@@ -81,8 +81,13 @@ export abstract class MappedDevice implements AsyncDisposable {
   /** @internal The device has grown to what this record says. */
   protected grown(record: MappingRecord): void {
     this.record = record
-    this.#size = record.length
-    log('%s: extended to %d bytes', this.name, record.length)
+    this.resized(record.length)
+  }
+
+  /** @internal The device has this many bytes now. */
+  protected resized(size: number): void {
+    this.#size = size
+    log('%s: extended to %d bytes', this.name, size)
   }
 
   /**

@@ -27,6 +27,14 @@ export const partIdentityOf = (name: string): string | undefined =>
 export const identityOf = (uuid: string): string | undefined =>
   uuid.startsWith(UUID_PREFIX) ? uuid.slice(UUID_PREFIX.length) : undefined
 
+/** The UUID of a device that wraps another, which is given by its number ("8:3"). */
+const WRAP_PREFIX = 'DMLOOP_WRAP-'
+export const wrapUuidOf = (device: string): string => WRAP_PREFIX + device.replace(':', '-')
+
+/** The number of the device that such a device wraps; undefined when it is none. */
+export const wrappedBy = (uuid: string): string | undefined =>
+  uuid.startsWith(WRAP_PREFIX) ? uuid.slice(WRAP_PREFIX.length).replace('-', ':') : undefined
+
 /** The name asked for, if it can be one; otherwise the file's, with what udev would mangle made `_`. */
 export function deviceNameFor(file: string, asked: string | undefined): string {
   const name = asked ?? basename(file).replace(UNSAFE_CHARACTER, '_').slice(0, LONGEST)

@@ -7,11 +7,12 @@ import { LinearDevice } from './linear-device.js'
 import { LoopDevice } from './loop-device.js'
 import { findLoop, listLoops, LOOP_MAJOR, type Loop } from './loop.js'
 import type { MappedDevice } from './mapped-device.js'
-import { identityOf, uuidOf } from './names.js'
+import { identityOf, uuidOf, wrappedBy } from './names.js'
 import type { DmDevice } from './native.js'
 import { pathOf } from './options.js'
 import { deviceOf, sweep } from './remains.js'
 import { splitDevice } from './sysfs.js'
+import { WrappedDevice } from './wrap-device.js'
 
 /**
  * The mapping with a name, of a device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), or of a
@@ -53,10 +54,13 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   await using file = await BackingFile.open(path)
   const device = await deviceOf(file.identity)
   if (device) return await ofDevice(device)
-  return await ofLoop((await listLoops()).find(({ name }) => name === uuidOf(file.identity)))
+  // The mapping may be of several files, of which this is not the first.
+  const uuid = (await readRecord(file.identity))?.uuid ?? uuidOf(file.identity)
+  return await ofLoop((await listLoops()).find(({ name }) => name === uuid))
 }
 
 async function ofDevice(device: DmDevice | undefined): Promise<MappedDevice | undefined> {
+  if (device && wrappedBy(device.uuid) !== undefined) return await WrappedDevice.of(device)
   const identity = identityOf(device?.uuid ?? '')
   if (!device || identity === undefined) return undefined
   const record = await readRecord(identity)
@@ -70,9 +74,9 @@ const ofLoop = async (loop: Loop | undefined): Promise<MappedDevice | undefined>
   loop && identityOf(loop.name) !== undefined ? LoopDevice.of(loop) : undefined
 
 /**
- * Every mapping of this machine, whoever made it, in the order of their names; also one that a crash
- * left half-made, to be unmapped. Files whose device is gone without an unmap of ours, as after a
- * deferred one, are let go.
+ * Every mapping of this machine and every wrapped device, whoever made it, in the order of their names;
+ * also one that a crash left half-made, to be unmapped. Files whose device is gone without an unmap of
+ * ours, as after a deferred one, are let go.
  */
 export async function listMappings(): Promise<MappedDevice[]> {
   await sweep()

@@ -203,6 +203,11 @@ export function parseMapOptions(file: unknown, value: unknown): MapRequest {
   }
 }
 
+export function parseWrapOptions(device: unknown, value: unknown): { path: string; name: string } {
+  const options = object(value, ['name'])
+  return { path: pathOf(device, 'blockDevice'), name: pathOf(options.name, 'options.name') }
+}
+
 export interface VerifyRequest {
   content: 'sample' | 'full' | 'none'
   onProgress: ((progress: Progress) => void) | undefined

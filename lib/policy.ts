@@ -116,13 +116,15 @@ export const POLICY = {
   DMLOOP_DEVICE_CLAIMED: {
     found: 'lies on a filesystem that holds its disk itself',
     why: 'The kernel gives a disk to one holder: the filesystem has it, so device-mapper gets EBUSY.',
-    remedy: 'Keep the file on a filesystem on LVM, or on a 1:1 dm-linear over the partition.',
+    remedy:
+      'Keep the file on a filesystem on LVM, or on one that is mounted through wrapDevice(); or map it with backend: ‘auto’.',
     blocks: 'linear',
   },
   DMLOOP_OPAQUE_DEVICE: {
     found: 'lies on a device that is more than a translation of addresses',
     why: 'Going beneath it would bypass what it does: encrypt, share, copy or check.',
-    remedy: 'Put a linear layer between, as a logical volume on top of it.',
+    remedy:
+      'Put a linear layer between, as a logical volume on top of it; or map with backend: ‘auto’.',
     blocks: 'linear',
   },
   DMLOOP_TOO_MANY_SEGMENTS: {

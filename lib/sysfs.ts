@@ -48,6 +48,10 @@ export async function deviceSize(device: string): Promise<number> {
   return Number((await attribute(device, 'size')) ?? 0) * 512
 }
 
+/** Whether a device takes no writes. */
+export const isReadOnlyDisk = async (device: string): Promise<boolean> =>
+  (await attribute(device, 'ro')) === '1'
+
 /** The kernel's name of a device (sda1, dm-3), if it has one. */
 export async function kernelName(device: string): Promise<string | undefined> {
   try {

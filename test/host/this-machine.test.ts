@@ -10,7 +10,10 @@ const directory = await mkdtemp(join(tmpdir(), 'dmloop-test-'))
 t.teardown(() => rm(directory, { recursive: true, force: true }))
 const file = join(directory, 'image')
 await writeFile(file, Buffer.alloc(1 << 20, 7))
-await (await open(file, constants.O_RDWR)).sync()
+{
+  await using written = await open(file, constants.O_RDWR)
+  await written.sync()
+}
 
 await t.test('a plan says what it found and why it cannot be mapped', async (t) => {
   const plan = await planFile(file)
@@ -19,6 +22,7 @@ await t.test('a plan says what it found and why it cannot be mapped', async (t) 
   t.match(plan.files, [{ path: file, size: 1 << 20, device: /^\d+:\d+$/, blockSize: /^\d+$/ }])
   t.strictSame(JSON.parse(JSON.stringify(plan)), {
     backend: 'linear',
+    fallback: [],
     problems: plan.problems.map((each) => JSON.parse(JSON.stringify(each)) as unknown),
     size: plan.size,
     readOnly: false,
@@ -70,4 +74,37 @@ await t.test('mapFile where it cannot: one clear error, nothing left behind', as
   t.ok((await readFile(file)).equals(Buffer.alloc(1 << 20, 7)))
   const records = existsSync('/run/dmloop') ? await readdir('/run/dmloop') : []
   t.strictSame(records, [])
+})
+
+await t.test('auto maps the file all the same, and leaves nothing behind', async (t) => {
+  const loops = async (): Promise<string[]> => {
+    const bound = []
+    for (const name of await readdir('/sys/block')) {
+      if (existsSync(`/sys/block/${name}/loop`)) bound.push(name)
+    }
+    return bound
+  }
+  const before = await loops()
+  const name = `dmloop-test-${process.pid}`
+  if (process.getuid?.() !== 0) {
+    // Only root may use loop devices: that is told as the kernel tells it.
+    await t.rejects(mapFile(file, { backend: 'auto', name }), { code: /^(EACCES|EPERM)$/ })
+    return
+  }
+  const plan = await planFile(file, { backend: 'auto' })
+  const device = await mapFile(file, { backend: 'auto', name, verify: 'full' })
+  try {
+    t.equal(device.backend, plan.backend)
+    t.equal(device.backend === 'loop', device.fallback.length > 0, 'a loop device, and why')
+    t.ok((await readFile(device.path)).equals(Buffer.alloc(1 << 20, 7)))
+    await using node = await open(device.path, 'r+')
+    await node.write(Buffer.alloc(4096, 9), 0, 4096, 8192)
+    await node.sync()
+  } finally {
+    await device.unmap()
+  }
+  const expected = Buffer.alloc(1 << 20, 7).fill(9, 8192, 12288)
+  t.ok((await readFile(file)).equals(expected), 'the file holds what was written')
+  t.strictSame(await loops(), before, 'no loop device')
+  t.strictSame(existsSync('/run/dmloop') ? await readdir('/run/dmloop') : [], [], 'no record')
 })

@@ -244,6 +244,17 @@ await t.test('several files are joined', async (t) => {
   t.strictSame(left(), nothing)
 })
 
+await t.test('a part of several files that lies in one of them', async (t) => {
+  const files = [`${host.path}/a`, '/tmp/plain/b']
+  const device = await mapFile(files, { backend: 'loop', offset: 1 << 20, length: 1 << 20 })
+  t.match(device, { segmentCount: 1, path: /loop/ })
+  t.equal(await sha256(device.path, 1 << 20), await sha256('/tmp/plain/b', 1 << 20))
+  for (const file of files) t.match(await openMapping(file), { path: device.path, files }, file)
+  t.strictSame(await device.verify({ content: 'full' }), OK)
+  await (await openMapping('/tmp/plain/b')).unmap()
+  t.strictSame(left(), nothing)
+})
+
 await t.test('what cannot be', async (t) => {
   const file = `${host.path}/immutable`
   randomFile(file, 65536)
