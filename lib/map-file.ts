@@ -2,13 +2,20 @@ import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
 import { Claim, newRecord } from './claim.js'
 import { compareContent } from './content.js'
-import { assertDeviceMapper, createDevice, removeDevice, resumeDevice } from './device-mapper.js'
+import {
+  assertDeviceMapper,
+  createDevice,
+  nameTaken,
+  removeDevice,
+  resumeDevice,
+} from './device-mapper.js'
 import { DmloopError } from './errors.js'
 import { holdStill, isMarked, letGo } from './guard.js'
 import { LinearDevice } from './linear-device.js'
 import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
+import { isNameTaken } from './open-mapping.js'
 import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
 import { drawPlan, fallsBack, type DrawnPlan } from './plan-file.js'
 import { loadProven } from './proof.js'
@@ -22,7 +29,8 @@ const log = debug('dmloop:map')
 
 /**
  * Makes a block device of a file (or of several, laid end to end): its I/O goes straight to the
- * file's own blocks. When the promise resolves, /dev/mapper/NAME opens.
+ * file's own blocks, or through a loop device where `backend` says so. When the promise resolves, the
+ * device's `path` opens.
  *
  * Rejects with the first problem that blocks as a DmloopError (all of them on `error.problems`), with
  * the system's error when a call fails, with a TypeError or RangeError for a wrong argument, and with
@@ -44,6 +52,8 @@ export async function mapFile(
   )
   await clearDevices(files.list, request)
   await files.look()
+  // The kernel sees to it for device-mapper; a loop device has no name of its own.
+  if (await isNameTaken(name)) throw nameTaken(name)
   if (request.backend === 'loop') return await mapLoop(files, claim, name, request, [])
   try {
     return await mapLinear(files, claim, name, request)

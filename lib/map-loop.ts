@@ -8,15 +8,14 @@ import {
   assertDeviceMapper,
   createDevice,
   loadTable,
-  nameTaken,
   removeDevice,
   resumeDevice,
 } from './device-mapper.js'
 import { DmloopError, isSystemError, verdict, type Problem } from './errors.js'
+import { isMarked } from './guard.js'
 import { createLoop, LOOP_MAJOR, removeLoop, type Announce, type Loop } from './loop.js'
 import { joiningTable, LoopDevice } from './loop-device.js'
 import { partOf, uuidOf } from './names.js'
-import { isNameTaken } from './open-mapping.js'
 import { type MapRequest, UNDO } from './options.js'
 import { planLoop } from './plan-file.js'
 import type { Plan } from './plan.js'
@@ -35,8 +34,6 @@ export async function mapLoop(
   request: MapRequest,
   fallback: readonly Problem[],
 ): Promise<LoopDevice> {
-  // A loop device has no name of its own that the kernel would keep from being taken twice.
-  if (await isNameTaken(name)) throw nameTaken(name)
   await files.settle()
   const plan = planLoop(files.list, request, fallback)
   plan.assertMappable()
@@ -129,14 +126,16 @@ async function showSlice(
   return await createLoop(backing.fd, settings, request, announce)
 }
 
-async function openBacking({ handle, path }: BackingFile, readOnly: boolean): Promise<FileHandle> {
+async function openBacking(file: BackingFile, readOnly: boolean): Promise<FileHandle> {
+  const { handle, path } = file
   try {
     // By the descriptor: whatever the path leads to by now, this is the file that was looked at.
     const flags = readOnly ? constants.O_RDONLY : constants.O_RDWR
     return await open(`/proc/self/fd/${handle.fd}`, flags)
   } catch (error) {
     if (!isSystemError(error, 'EPERM', 'EROFS', 'ETXTBSY')) throw error
-    const detail = `cannot be opened for writing: ${error.message}`
+    const held = (await isMarked(file)) ? ' (the guard of a mapping holds it: releaseFile)' : ''
+    const detail = `cannot be opened for writing: ${error.message}${held}`
     throw verdict('DMLOOP_READ_ONLY', { file: path }, detail)
   }
 }

@@ -4,7 +4,7 @@ import { mkdtemp, open, readdir, readFile, rm, stat, symlink, writeFile } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { mapFile, planFile, type DmloopError } from 'dmloop'
+import { listMappings, mapFile, openMapping, planFile, type DmloopError } from 'dmloop'
 
 const directory = await mkdtemp(join(tmpdir(), 'dmloop-test-'))
 t.teardown(() => rm(directory, { recursive: true, force: true }))
@@ -95,6 +95,9 @@ await t.test('auto maps the file all the same, and leaves nothing behind', async
   const device = await mapFile(file, { backend: 'auto', name, verify: 'full' })
   try {
     t.equal(device.backend, plan.backend)
+    t.match(await openMapping(name), { path: device.path, uuid: device.uuid, files: [file] })
+    t.ok((await listMappings()).some(({ path }) => path === device.path))
+    await t.rejects(mapFile(file, { backend: 'loop' }), { code: 'DMLOOP_ALREADY_MAPPED' })
     t.equal(device.backend === 'loop', device.fallback.length > 0, 'a loop device, and why')
     t.ok((await readFile(device.path)).equals(Buffer.alloc(1 << 20, 7)))
     await using node = await open(device.path, 'r+')
@@ -103,6 +106,7 @@ await t.test('auto maps the file all the same, and leaves nothing behind', async
   } finally {
     await device.unmap()
   }
+  await (await mapFile(file, { backend: 'loop', name, readOnly: true })).unmap()
   const expected = Buffer.alloc(1 << 20, 7).fill(9, 8192, 12288)
   t.ok((await readFile(file)).equals(expected), 'the file holds what was written')
   t.strictSame(await loops(), before, 'no loop device')

@@ -152,6 +152,9 @@ await t.test('one file, one mapping, whichever the backend', async (t) => {
   await t.rejects(mapFile(file, { backend: 'loop', name: 'second' }), MAPPED)
   await t.rejects(mapFile(other, { backend: 'loop', name: 'first' }), { code: 'DMLOOP_NAME_TAKEN' })
   await linear.unmap()
+  const looped = await mapFile(other, { backend: 'loop', name: 'first' })
+  await t.rejects(mapFile(file, { name: 'first' }), { code: 'DMLOOP_NAME_TAKEN' })
+  await looped.unmap()
 
   const races = await Promise.allSettled(
     [1, 2, 3, 4].map((n) => mapFile(file, { backend: 'loop', name: `racer-${n}` })),

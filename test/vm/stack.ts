@@ -236,6 +236,14 @@ for (const [what, { make, code, message, undo = ':' }] of Object.entries(REFUSAL
       [{ code, message }],
       'the plan says the same',
     )
+    const fallen = await mapFile('/tmp/at/image', { backend: 'auto', verify: 'full' })
+    t.match(
+      fallen,
+      { backend: 'loop', directIo: true, fallback: [{ code, message }] },
+      'auto works',
+    )
+    await fallen.unmap()
+    await roundTrip(t, '/tmp/at/image', { backend: 'auto' }, random)
     t.strictSame(
       leftFiles().filter((name) => name !== 'vg'),
       [],
