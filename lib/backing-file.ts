@@ -2,7 +2,7 @@
 import { constants } from 'node:fs'
 import { open, realpath, stat, type FileHandle } from 'node:fs/promises'
 import debug from 'debug'
-import { verdict } from './errors.js'
+import { isSystemError, verdict } from './errors.js'
 import { filesystemOf, type Filesystem } from './filesystems.js'
 import { native, result, type FileFacts } from './native.js'
 import { FILESYSTEMS, type AddressCall } from './policy.js'
@@ -93,11 +93,17 @@ export class BackingFile {
   async #place(): Promise<string> {
     const { inode, size } = this.facts
     if (this.addressCall !== 'FIBMAP' || size === 0) return inode
-    const start = await result(
-      native.walkExtents(this.handle.fd, this.addressCall, 0, 1),
-      this.path,
-    )
-    return `at${start.rows[1] ?? 0}`
+    try {
+      const start = await result(
+        native.walkExtents(this.handle.fd, this.addressCall, 0, 1),
+        this.path,
+      )
+      return `at${start.rows[1] ?? 0}`
+    } catch (error) {
+      // FIBMAP is for root (CAP_SYS_RAWIO). Who may not ask may not map either, but may plan a loop device.
+      if (!isSystemError(error, 'EPERM')) throw error
+      return inode
+    }
   }
 
   /**

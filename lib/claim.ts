@@ -34,8 +34,8 @@ export interface MappingRecord {
   holes: 'reject' | 'zero'
   guard: 'immutable' | 'none'
   backend: Backend
-  /** The numbers of the loop devices, one a file. */
-  loops: number[]
+  /** The loop devices: /dev/loopN, and the name that each bears; several are joined by the device. */
+  loops: { number: number; name: string }[]
   /** See `MappedDevice.fallback`. */
   fallback: Problem[]
 }
@@ -128,6 +128,13 @@ export class Claim implements AsyncDisposable {
   /** Empties the records: there is no mapping any more. They go with the claim. */
   async clear(): Promise<void> {
     for (const { handle } of this.#records) await handle.truncate(0)
+  }
+
+  /** Empties those of the records that are of one mapping. */
+  async clearOf({ id }: MappingRecord): Promise<void> {
+    for (const { identity, handle } of this.#records) {
+      if ((await readRecord(identity))?.id === id) await handle.truncate(0)
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -79,6 +79,36 @@ async function openDirect({ slice }: ComparedPart): Promise<FileHandle> {
   }
 }
 
+/** How often a difference is looked at before it counts: the device may be written to meanwhile. */
+const LOOKS = 3
+
+interface Place {
+  fd: number
+  /** Bytes. */
+  offset: number
+}
+
+/**
+ * The first byte that differs; -1 when there is none. The device is read first: to read it directly has
+ * the kernel write out what it has cached of it, which the file shows only then.
+ */
+async function findDifference(
+  device: Place,
+  file: Place,
+  length: number,
+  path: string,
+): Promise<number> {
+  let differs = -1
+  for (let look = 0; look < LOOKS; look++) {
+    differs = await result(
+      native.findDifference(device.fd, device.offset, file.fd, file.offset, length),
+      path,
+    )
+    if (differs < 0) break
+  }
+  return differs
+}
+
 /**
  * Compares files and device. A difference is DMLOOP_CONTENT_MISMATCH, with its place in the file; none
  * is undefined. Rejects with the signal's reason when aborted.
@@ -99,10 +129,11 @@ export async function compareContent(
     for (const { offset, length } of runs[index] ?? []) {
       check.signal?.throwIfAborted()
       const at = start + offset - slice.offset
-      const differs = await result(
-        native.findDifference(file.fd, offset, device.fd, at, length),
-        slice.file.path,
-      )
+      const places = [
+        { fd: device.fd, offset: at },
+        { fd: file.fd, offset },
+      ] as const
+      const differs = await findDifference(...places, length, slice.file.path)
       if (differs >= 0) {
         const place = Math.floor((offset + differs) / slice.file.blockSize) * slice.file.blockSize
         const range = { file: slice.file.path, offset: place, length: slice.file.blockSize }

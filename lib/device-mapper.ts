@@ -7,7 +7,7 @@ import { native, result, type DmDevice, type DmTarget } from './native.js'
 import { identityOf } from './names.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
-import { ensureNode, nodePath, removeNode, withUdev, type DeviceNode } from './udev.js'
+import { awaitNode, ensureNode, nodePath, removeNode, withUdev, type DeviceNode } from './udev.js'
 import { poll, type Patience } from './wait.js'
 
 const log = debug('dmloop:device-mapper')
@@ -98,7 +98,7 @@ export async function loadTable(
  * looks then, so that of two at once at least one sees the other.
  */
 export async function assertAlone(
-  device: DmDevice,
+  device: Pick<DmDevice, 'uuid'>,
   segments: SegmentTable,
   file: string,
 ): Promise<void> {
@@ -111,10 +111,19 @@ export async function assertAlone(
       return found === -1 ? segments.devices.length + index : found
     })
     const sector = await result(
-      native.findOverlap(segments.packed, { rows: table.packed, devices }),
+      native.findOverlap(segments.packed, { rows: placesOf(table), devices }),
     )
     if (sector >= 0) throw alreadyMapped(file, nodePath(other.name))
   }
+}
+
+/** The rows of a table that lie somewhere: what dmsetup --force has put in place of one does not. */
+const placesOf = ({ packed }: SegmentTable): Float64Array => {
+  const rows: number[] = []
+  for (let row = 0; row < packed.length; row += 4) {
+    if ((packed[row + 2] as number) >= 0) rows.push(...packed.subarray(row, row + 4))
+  }
+  return Float64Array.from(rows)
 }
 
 /** The table of a mapping, live or about to be; undefined when it has none or has gone meanwhile. */
@@ -187,7 +196,12 @@ export async function removeDevice(
 /** Makes the node that a process killed between resume and mknod has left out. */
 export async function repairNode(device: DmDevice): Promise<void> {
   // A device that waits for its last holder has lost its node on purpose.
-  if (hasLiveTable(device) && (device.flags & DEFERRED_REMOVE) === 0) await ensureNode(device)
+  if (!hasLiveTable(device) || (device.flags & DEFERRED_REMOVE) !== 0) return
+  await awaitNode(device)
+  await ensureNode(device)
+  // Meanwhile another process may have removed the device, and its node with it.
+  const left = await findDevice({ uuid: device.uuid })
+  if (left?.minor !== device.minor) await removeLeftNode(device)
 }
 
 /** Removes the node of a device that is gone. */

@@ -72,7 +72,8 @@ export async function holdStill(file: BackingFile, guard: Guard): Promise<void> 
 }
 
 async function setHolds(file: BackingFile): Promise<void> {
-  const lacking = await missing(file, needed(file, 'immutable'))
+  const wanted = needed(file, 'immutable')
+  const lacking = await missing(file, wanted)
   let holds = await readMark(file)
   if (!holds) {
     if (lacking.length === 0) return
@@ -81,6 +82,12 @@ async function setHolds(file: BackingFile): Promise<void> {
     holds = lacking
   }
   for (const hold of holds) await setHold(file, hold)
+  // A mark from before, or one that was copied with the file, may not name all that is needed now.
+  const [left] = await missing(file, wanted)
+  if (left === undefined) return
+  const detail = `bears the mark of another guard, and is not ${left}: releaseFile() takes it off`
+  const code = left === 'pinned' ? 'DMLOOP_NOT_PINNED' : 'DMLOOP_UNGUARDABLE'
+  throw verdict(code, { file: file.path }, detail)
 }
 
 async function setHold({ handle, path }: BackingFile, hold: Hold): Promise<void> {

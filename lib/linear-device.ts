@@ -110,8 +110,9 @@ export class LinearDevice extends MappedDevice {
     // What is deferred is finished by whoever looks next; see `sweep`.
     if (found && (await removeDevice(found, request)) === 'deferred') return
     if (!found && record) await removeLeftNode(record.node)
-    if (record) await finish(record)
-    await claim.clear()
+    if (!record) return
+    await finish(record)
+    await claim.clearOf(record)
   }
 }
 

@@ -5,7 +5,7 @@ import { Claim, readRecord, type MappingRecord } from './claim.js'
 import { compareContent } from './content.js'
 import { findDevice, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
 import { problem, verdict, type Problem } from './errors.js'
-import { findLoop, hasDirectIo, isReadOnlyLoop, LOOP_MAJOR, removeLoop, type Loop } from './loop.js'
+import { findLoop, hasDirectIo, isReadOnlyLoop, removeLoop, type Loop } from './loop.js'
 import { MappedDevice, openRecorded, type DeviceFacts } from './mapped-device.js'
 import { identityOf } from './names.js'
 import { native, result, type DmDevice } from './native.js'
@@ -26,14 +26,14 @@ export interface LoopStack {
 }
 
 /** The table that lays loop devices of these sizes (bytes) end to end. */
-export function joiningTable(parts: readonly { number: number; size: number }[]): SegmentTable {
+export function joiningTable(parts: readonly Loop[]): SegmentTable {
   let start = 0
   const rows = parts.flatMap(({ size }, index) => {
     const row = [start, size / SECTOR, index, 0]
     start += size / SECTOR
     return row
   })
-  const devices = parts.map(({ number }) => deviceName(LOOP_MAJOR, number))
+  const devices = parts.map(({ device: { major, minor } }) => deviceName(major, minor))
   return new SegmentTable(Float64Array.from(rows), devices)
 }
 
@@ -52,15 +52,20 @@ export class LoopDevice extends MappedDevice {
   static async of(loop: Loop): Promise<LoopDevice> {
     const record = await readRecord(identityOf(loop.name) ?? '')
     const known = record?.uuid === loop.name ? record : undefined
-    const size = await deviceSize(deviceName(LOOP_MAJOR, loop.number))
+    const size = await deviceSize(deviceName(loop.device.major, loop.device.minor))
     return new LoopDevice({ loops: [loop], top: undefined }, known, size)
   }
 
   /** The mapping of several files that a device of ours joins. */
   static async joined(top: DmDevice, record: MappingRecord): Promise<LoopDevice> {
-    const loops = await Promise.all(record.loops.map(findLoop))
+    const loops: Loop[] = []
+    for (const { number, name } of record.loops) {
+      const loop = await findLoop(number)
+      // One that bears another name is somebody else's by now.
+      if (loop?.name === name) loops.push(loop)
+    }
     const size = await deviceSize(deviceName(top.major, top.minor))
-    return new LoopDevice({ loops: loops.filter((loop) => loop !== undefined), top }, record, size)
+    return new LoopDevice({ loops, top }, record, size)
   }
 
   get segmentCount(): number {
@@ -74,8 +79,9 @@ export class LoopDevice extends MappedDevice {
     const { problems } = planLoop(files.list, record)
     const { slices } = sliceFiles(files.list, record)
     for (const [index, slice] of slices.entries()) {
-      const loop = await findLoop(record.loops[index] ?? -1)
-      if (loop && shows(loop, slice)) continue
+      const { number, name } = record.loops[index] ?? { number: -1, name: '' }
+      const loop = await findLoop(number)
+      if (loop?.name === name && shows(loop, slice)) continue
       problems.push(problem('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_SHOWN))
     }
     if (problems.length === 0 && mode !== 'none') {
@@ -111,7 +117,14 @@ export class LoopDevice extends MappedDevice {
       const detail = 'grew by a file that has no loop device: unmap and map again'
       throw verdict('DMLOOP_FILE_CHANGED', { file: this.files[0] }, detail)
     }
-    for (const [index, slice] of slices.entries()) await resize(loops[index] as Loop, slice.length)
+    for (const [index, slice] of slices.entries()) {
+      const { number, name } = loops[index] as Loop
+      const loop = await findLoop(number)
+      if (loop?.name !== name) {
+        throw verdict('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_SHOWN)
+      }
+      await resize(loops[index] as Loop, slice.length)
+    }
     if (top) {
       await loadTable(top, joiningTable(loops), record.readOnly)
       await resumeDevice(top, patience.timeout)
@@ -134,8 +147,9 @@ export class LoopDevice extends MappedDevice {
     for (const loop of loops) outcomes.push(await removeLoop(loop, request))
     // What is deferred is finished by whoever looks next; see `sweep`.
     if (outcomes.includes('deferred')) return
-    if (record) await finish(record)
-    await claim.clear()
+    if (!record) return
+    await finish(record)
+    await claim.clearOf(record)
   }
 }
 
@@ -151,9 +165,9 @@ function factsOf(
   const [first] = loops
   const readOnly = first !== undefined && isReadOnlyLoop(first)
   if (top) return { ...top, path: nodePath(top.name), readOnly, size }
-  const { path = '', number = 0, name: uuid = '' } = first ?? {}
-  const name = record?.node.name ?? `loop${number}`
-  return { name, path, major: LOOP_MAJOR, minor: number, uuid, readOnly, size }
+  if (!first) throw new Error('a loop mapping has at least one loop device')
+  const { path, number, name: uuid, device } = first
+  return { name: record?.node.name ?? `loop${number}`, path, ...device, uuid, readOnly, size }
 }
 
 const shows = (loop: Loop, { file, offset, length }: FileSlice): boolean =>
@@ -163,9 +177,9 @@ const shows = (loop: Loop, { file, offset, length }: FileSlice): boolean =>
 async function resize(loop: Loop, size: number): Promise<void> {
   if (loop.size === size) return
   const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
-  const { path } = loop
+  const { path, name } = loop
   const done = await poll(async () => {
-    const settled = await native.loopResize(path, size)
+    const settled = await native.loopResize(path, name, size)
     if ('failure' in settled && settled.failure.errno === -EAGAIN) return undefined
     await result(Promise.resolve(settled), path)
     return true

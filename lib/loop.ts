@@ -1,16 +1,13 @@
 // Loop devices: which there are, make one, let it go (loop(4)).
-import { constants } from 'node:fs'
-import { open, readdir, stat } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
 import debug from 'debug'
 import { DmloopError, isSystemError, problem, systemError, verdict } from './errors.js'
 import { holdersOf } from './holders.js'
 import { native, result, type LoopSettings, type LoopStatus } from './native.js'
+import { parseDevice, readText } from './sysfs.js'
 import { poll, type Patience } from './wait.js'
 
 const log = debug('dmloop:loop')
-
-/** The driver's (Documentation/admin-guide/devices.txt). */
-export const LOOP_MAJOR = 7
 
 /** LO_FLAGS_* of linux/loop.h. */
 const READ_ONLY = 1
@@ -18,8 +15,10 @@ const DIRECT_IO = 16
 
 export interface Loop extends LoopStatus {
   path: string
-  /** N of /dev/loopN, and the device's minor number. */
+  /** N of /dev/loopN. */
   number: number
+  /** The device's own number. It is not 7:N where the driver keeps room for partitions (max_part). */
+  device: { major: number; minor: number }
 }
 
 export const isReadOnlyLoop = ({ flags }: LoopStatus): boolean => (flags & READ_ONLY) !== 0
@@ -31,23 +30,40 @@ export const loopPath = (number: number): string => `/dev/loop${number}`
 export async function findLoop(number: number): Promise<Loop | undefined> {
   const path = loopPath(number)
   try {
-    return { ...(await result(native.loopStatus(path), path)), path, number }
+    const device = await numberOf(number)
+    return { ...(await result(native.loopStatus(path), path)), path, number, device }
   } catch (error) {
     if (isSystemError(error, 'ENXIO', 'ENOENT', 'ENODEV')) return undefined
     throw error
   }
 }
 
-/** Every loop device that shows something; none for a process that may not ask the driver. */
+async function numberOf(number: number): Promise<Loop['device']> {
+  const device = await readText(`/sys/block/loop${number}/dev`)
+  if (device === undefined) throw systemError({ errno: -6, syscall: 'open' }, loopPath(number))
+  return parseDevice(device)
+}
+
+/** The N of a device's kernel name, loopN; undefined when it has another. */
+export function loopNumber(kernelName: string | undefined): number | undefined {
+  const found = /^loop(\d+)$/.exec(kernelName ?? '')
+  return found ? Number(found[1]) : undefined
+}
+
+/**
+ * Every loop device that shows something and says what; none for a process that may not ask. One whose
+ * file cannot be asked any more (ENOTCONN, ESTALE) does not show any file that can be.
+ */
 export async function listLoops(): Promise<Loop[]> {
-  const names = await readdir('/sys/block').catch(() => [])
   const loops: Loop[] = []
-  for (const name of names.filter((each) => each.startsWith('loop'))) {
+  for (const name of await readdir('/sys/block').catch(() => [])) {
+    const number = loopNumber(name)
+    if (number === undefined) continue
     // A device has this folder while it shows something.
     if (!(await stat(`/sys/block/${name}/loop`).catch(() => undefined))) continue
-    const loop = await findLoop(Number(name.slice('loop'.length))).catch((error: unknown) => {
-      if (isSystemError(error, 'EACCES', 'EPERM')) return undefined
-      throw error
+    const loop = await findLoop(number).catch((error: unknown) => {
+      log('%s: %o', name, error)
+      return undefined
     })
     if (loop) loops.push(loop)
   }
@@ -55,13 +71,13 @@ export async function listLoops(): Promise<Loop[]> {
 }
 
 /** Whether another device is made of a loop device. */
-export async function isBeneath({ number }: Loop): Promise<boolean> {
+export async function isBeneath({ number }: Pick<Loop, 'number'>): Promise<boolean> {
   const holders = await readdir(`/sys/block/loop${number}/holders`).catch(() => [])
   return holders.length > 0
 }
 
-/** Is told the number of the device that will be used, if nobody is faster, before it is. */
-export type Announce = (number: number) => Promise<void>
+/** Is told which device will be used, if nobody is faster, before it is. */
+export type Announce = (loop: Pick<Loop, 'number' | 'device'>) => Promise<void>
 
 /** Has a free loop device show an open file. Rejects with the driver's error. */
 export async function createLoop(
@@ -73,8 +89,9 @@ export async function createLoop(
   const made = await poll(async () => {
     const number = await result(native.loopGetFree(), '/dev/loop-control')
     const path = loopPath(number)
-    await makeNode(path, number)
-    await announce(number)
+    const device = await numberOf(number)
+    await makeNode(path, device)
+    await announce({ number, device })
     try {
       await result(native.loopConfigure(path, fd, settings), path)
       return number
@@ -94,10 +111,10 @@ export async function createLoop(
 }
 
 /** devtmpfs makes the node; a container may have none. */
-async function makeNode(path: string, number: number): Promise<void> {
+async function makeNode(path: string, { major, minor }: Loop['device']): Promise<void> {
   if (await stat(path).catch(() => undefined)) return
   try {
-    await result(native.makeBlockNode(path, LOOP_MAJOR, number), path)
+    await result(native.makeBlockNode(path, major, minor), path)
   } catch (error) {
     if (!isSystemError(error, 'EEXIST')) throw error
   }
@@ -109,42 +126,27 @@ async function makeNode(path: string, number: number): Promise<void> {
  * device that shows something else by now is left alone.
  */
 export async function removeLoop(
-  loop: Loop,
+  { number, name }: Pick<Loop, 'number' | 'name'>,
   { deferred, ...patience }: Patience & { deferred: boolean },
 ): Promise<'removed' | 'deferred'> {
-  const { path, number, name } = loop
-  const current = async (): Promise<Loop | undefined> => {
-    const found = await findLoop(number)
-    return found?.name === name ? found : undefined
-  }
+  const path = loopPath(number)
   const outcome = await poll(async () => {
-    if (!(await current())) return 'removed'
-    await flush(path)
-    await result(native.loopClear(path), path).catch(ignoreGone)
-    const left = await current()
-    if (!left) return 'removed'
-    if (deferred) return 'deferred'
-    // The driver would let it go with its last user, whenever that is: it is not to.
-    await result(native.loopResize(path, left.size), path).catch(ignoreGone)
-    return undefined
+    try {
+      const cleared = await result(native.loopClear(path, name, deferred), path)
+      return cleared === 'busy' ? undefined : cleared
+    } catch (error) {
+      if (isSystemError(error, 'ENXIO', 'ENOENT')) return 'removed'
+      throw error
+    }
   }, patience)
-  if (outcome === undefined) throw await stillOpen(loop, patience.timeout)
+  if (outcome === undefined) throw await stillOpen(number, patience.timeout)
   log('%s %s', outcome, path)
   return outcome
 }
 
-function ignoreGone(error: unknown): void {
-  if (!isSystemError(error, 'ENXIO')) throw error
-}
-
-/** What is written to the device is in the file, whoever has the device open. */
-async function flush(path: string): Promise<void> {
-  await using device = await open(path, constants.O_RDONLY)
-  await device.sync()
-}
-
-async function stillOpen({ path, number }: Loop, timeout: number): Promise<DmloopError> {
-  const holders = await holdersOf({ major: LOOP_MAJOR, minor: number })
+async function stillOpen(number: number, timeout: number): Promise<DmloopError> {
+  const path = loopPath(number)
+  const holders = await holdersOf(await numberOf(number))
   const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`
   const detail = `is still open${by} after ${timeout} ms`
   const cause = systemError({ errno: -16, syscall: 'LOOP_CLR_FD' }, path)

@@ -50,16 +50,18 @@ export async function mapFile(
     files.list.map((each) => each.identity),
     request,
   )
-  await clearDevices(files.list, request)
+  await clearDevices(files.list, claim, request)
   await files.look()
   // The kernel sees to it for device-mapper; a loop device has no name of its own.
   if (await isNameTaken(name)) throw nameTaken(name)
   if (request.backend === 'loop') return await mapLoop(files, claim, name, request, [])
+  const undo = new Undo()
   try {
-    return await mapLinear(files, claim, name, request)
+    return await mapLinear(files, claim, name, request, undo)
   } catch (error) {
     if (request.backend === 'linear' || !(error instanceof DmloopError)) throw error
-    if (!fallsBack(error.problems)) throw error
+    // Two devices over one file are never the answer.
+    if (undo.failed || !fallsBack(error.problems)) throw error
     log('%s: not linear: %s', name, error.message)
     return await mapLoop(files, claim, name, request, error.problems)
   }
@@ -71,11 +73,11 @@ async function mapLinear(
   claim: Claim,
   name: string,
   request: MapRequest,
+  undo: Undo,
 ): Promise<LinearDevice> {
   const [first] = files.list as [BackingFile]
   await assertDeviceMapper()
   assertInspected(files.list, request)
-  const undo = new Undo()
   try {
     undo.onFailure(() => claim.clear())
     for (const each of files.list) {

@@ -13,7 +13,7 @@ import {
 } from './device-mapper.js'
 import { DmloopError, isSystemError, verdict, type Problem } from './errors.js'
 import { isMarked } from './guard.js'
-import { createLoop, LOOP_MAJOR, removeLoop, type Announce, type Loop } from './loop.js'
+import { createLoop, removeLoop, type Announce, type Loop } from './loop.js'
 import { joiningTable, LoopDevice } from './loop-device.js'
 import { partOf, uuidOf } from './names.js'
 import { type MapRequest, UNDO } from './options.js'
@@ -64,7 +64,7 @@ interface Work {
 
 const uuidFor = ({ files }: Work): string => uuidOf(files.list[0]?.identity ?? '')
 
-const recordFor = (work: Work, node: DeviceNode, loops: readonly number[]): MappingRecord => {
+const recordFor = (work: Work, node: DeviceNode, loops: MappingRecord['loops']): MappingRecord => {
   const { files, request, plan } = work
   return newRecord(files.list, request, {
     uuid: uuidFor(work),
@@ -73,7 +73,7 @@ const recordFor = (work: Work, node: DeviceNode, loops: readonly number[]): Mapp
     // The file's filesystem knows of every write, and moves what it likes.
     guard: 'none',
     backend: 'loop',
-    loops: [...loops],
+    loops: loops.map(({ number, name }) => ({ number, name })),
     fallback: plan.fallback,
   })
 }
@@ -83,8 +83,9 @@ async function showOne(work: Work): Promise<LoopDevice> {
   const { claim, name, plan, range, undo } = work
   const [slice] = range.slices as [FileSlice]
   let record: MappingRecord | undefined
-  const loop = await showSlice(work, slice, uuidFor(work), async (number) => {
-    record = recordFor(work, { name, major: LOOP_MAJOR, minor: number }, [number])
+  const uuid = uuidFor(work)
+  const loop = await showSlice(work, slice, uuid, async ({ number, device }) => {
+    record = recordFor(work, { name, ...device }, [{ number, name: uuid }])
     await claim.write(record)
   })
   undo.onFailure(() => removeLoop(loop, UNDO))
@@ -104,8 +105,7 @@ async function showJoined(work: Work): Promise<LoopDevice> {
   const device = await createDevice(name, uuidFor(work), work.files.list[0]?.path ?? name)
   undo.onFailure(() => removeDevice(device, UNDO))
   const { major, minor } = device
-  const numbers = loops.map(({ number }) => number)
-  const record = recordFor(work, { name, major, minor }, numbers)
+  const record = recordFor(work, { name, major, minor }, loops)
   await claim.write(record)
   await loadTable(device, joiningTable(loops), request.readOnly)
   const top = await resumeDevice(device, request.timeout)

@@ -143,8 +143,8 @@ interface Addon {
   loopGetFree: Call<[], number>
   loopConfigure: Call<[path: string, fd: number, settings: LoopSettings], void>
   loopStatus: Call<[path: string], LoopStatus>
-  loopResize: Call<[path: string, size: number], void>
-  loopClear: Call<[path: string], void>
+  loopResize: Call<[path: string, name: string, size: number], void>
+  loopClear: Call<[path: string, name: string, deferred: boolean], 'removed' | 'deferred' | 'busy'>
   createCookie: Call<[], { semaphore: number; value: number }>
   pendingEvents: Call<[semaphore: number], number>
   destroyCookie: Call<[semaphore: number], void>

@@ -1,17 +1,17 @@
 import { stat } from 'node:fs/promises'
 import { BackingFile } from './backing-file.js'
-import { readRecord, recordedIdentities } from './claim.js'
+import { readRecord, recordedIdentities, type MappingRecord } from './claim.js'
 import { findDevice, listDevices } from './device-mapper.js'
 import { systemError } from './errors.js'
 import { LinearDevice } from './linear-device.js'
 import { LoopDevice } from './loop-device.js'
-import { findLoop, listLoops, LOOP_MAJOR, type Loop } from './loop.js'
+import { findLoop, listLoops, loopNumber, type Loop } from './loop.js'
 import type { MappedDevice } from './mapped-device.js'
 import { identityOf, uuidOf, wrappedBy } from './names.js'
 import type { DmDevice } from './native.js'
 import { pathOf } from './options.js'
-import { deviceOf, sweep } from './remains.js'
-import { splitDevice } from './sysfs.js'
+import { deviceOf, loopOf, sweep } from './remains.js'
+import { deviceName, kernelName, splitDevice } from './sysfs.js'
 import { WrappedDevice } from './wrap-device.js'
 
 /**
@@ -33,9 +33,8 @@ async function mappingNamed(name: string): Promise<MappedDevice | undefined> {
   if (device) return await ofDevice(device)
   for (const identity of await recordedIdentities()) {
     const record = await readRecord(identity)
-    if (record?.node.name !== name || record.node.major !== LOOP_MAJOR) continue
-    const loop = await findLoop(record.node.minor)
-    if (loop?.name === record.uuid) return await LoopDevice.of(loop)
+    const loop = record?.node.name === name ? await loopOf(record) : undefined
+    if (loop) return await LoopDevice.of(loop)
   }
   return undefined
 }
@@ -47,9 +46,10 @@ export const isNameTaken = async (name: string): Promise<boolean> =>
 async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   const found = await stat(path)
   if (found.isBlockDevice()) {
-    const number = splitDevice(found.rdev)
-    if (number.major === LOOP_MAJOR) return ofLoop(await findLoop(number.minor))
-    return ofDevice(await findDevice(number))
+    const { major, minor } = splitDevice(found.rdev)
+    const number = loopNumber(await kernelName(deviceName(major, minor)))
+    if (number !== undefined) return ofLoop(await findLoop(number))
+    return ofDevice(await findDevice({ major, minor }))
   }
   await using file = await BackingFile.open(path)
   const device = await deviceOf(file.identity)
@@ -64,11 +64,15 @@ async function ofDevice(device: DmDevice | undefined): Promise<MappedDevice | un
   const identity = identityOf(device?.uuid ?? '')
   if (!device || identity === undefined) return undefined
   const record = await readRecord(identity)
-  if (record?.backend === 'loop' && record.uuid === device.uuid) {
+  if (record?.backend === 'loop' && isRecordOf(record, device)) {
     return LoopDevice.joined(device, record)
   }
   return LinearDevice.of(device)
 }
+
+/** Whether a record speaks of this device, and not of what was there before. */
+const isRecordOf = ({ uuid, node }: MappingRecord, device: DmDevice): boolean =>
+  uuid === device.uuid && node.major === device.major && node.minor === device.minor
 
 const ofLoop = async (loop: Loop | undefined): Promise<MappedDevice | undefined> =>
   loop && identityOf(loop.name) !== undefined ? LoopDevice.of(loop) : undefined

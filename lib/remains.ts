@@ -4,32 +4,35 @@ import { BackingFile } from './backing-file.js'
 import { Claim, readRecord, recordedIdentities, type MappingRecord } from './claim.js'
 import {
   alreadyMapped,
+  assertAlone,
   findDevice,
   hasLiveTable,
   removeDevice,
   removeLeftNode,
 } from './device-mapper.js'
 import { DmloopError, isSystemError } from './errors.js'
-import { letGo } from './guard.js'
-import { findLoop, isBeneath, listLoops, LOOP_MAJOR, loopPath, removeLoop } from './loop.js'
+import { isMarked, letGo } from './guard.js'
+import { findLoop, isBeneath, listLoops, removeLoop, type Loop } from './loop.js'
 import { partIdentityOf, partOf, uuidOf } from './names.js'
 import { native, result, type DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, pathOf } from './options.js'
-import { nodePath, type DeviceNode } from './udev.js'
+import { drawPlan } from './plan-file.js'
+import { nodePath } from './udev.js'
 import type { Patience } from './wait.js'
 
 const log = debug('dmloop:remains')
 
 /**
- * Rejects with DMLOOP_ALREADY_MAPPED if one of the files has a mapping. A device of the file's own that
- * a crash left half-made or half-gone is removed: the claim, which the caller has, says that nobody is
- * at it.
+ * Rejects with DMLOOP_ALREADY_MAPPED if one of the files has a mapping. What a crash or a deferred unmap has
+ * left of one is taken away: the claim, which covers the files, says that nobody is at it.
  */
 export async function clearDevices(
   files: readonly BackingFile[],
+  claim: Claim,
   patience: Patience,
 ): Promise<void> {
-  for (const { identity, path, handle } of files) {
+  for (const file of files) {
+    const { identity, path } = file
     const device = await deviceOf(identity)
     if (device && hasLiveTable(device)) throw alreadyMapped(path, nodePath(device.name))
     if (device) {
@@ -37,21 +40,59 @@ export async function clearDevices(
       await removeDevice(device, { ...patience, deferred: false })
     }
     await removeParts(identity)
-    const record = await readRecord(identity)
-    if (!record) continue
-    if (await isLive(record)) throw alreadyMapped(path, pathOfNode(record.node))
-    await removeLeftNode(record.node)
-    await result(native.dropCache(handle.fd), path)
+    await clearRecord(file)
+    if (await isMarked(file)) await clearGuard(file)
   }
+  await claim.clear()
 }
 
-const pathOfNode = ({ name, major, minor }: DeviceNode): string =>
-  major === LOOP_MAJOR ? loopPath(minor) : nodePath(name)
+/** Finishes with a mapping that is gone, as far as it is this file's. */
+async function clearRecord({ identity, path, handle }: BackingFile): Promise<void> {
+  const record = await readRecord(identity)
+  if (!record) return
+  if (await isLive(record)) {
+    const loop = await loopOf(record)
+    throw alreadyMapped(path, loop?.path ?? nodePath(record.node.name))
+  }
+  await removeLeftNode(record.node)
+  // What is cached is from before the device's writes.
+  await result(native.dropCache(handle.fd), path)
+}
 
-/** Whether a record's device is still there. */
-async function isLive({ uuid, node }: MappingRecord): Promise<boolean> {
-  if (await findDevice({ uuid })) return true
-  return node.major === LOOP_MAJOR && (await findLoop(node.minor))?.name === uuid
+/**
+ * Takes off a guard that nobody needs any more. Its file may still be mapped, from when its filesystem's
+ * device had another number: then its blocks are, and the guard stays (DMLOOP_ALREADY_MAPPED). Where it
+ * cannot be told, as the file could not be mapped now, the guard stays as well.
+ */
+async function clearGuard(file: BackingFile): Promise<void> {
+  const { plan } = await drawPlan([file], {
+    offset: 0,
+    length: undefined,
+    readOnly: true,
+    holes: 'zero',
+  })
+  if (plan.problems.length > 0) return
+  await assertAlone({ uuid: '' }, plan.segments, file.path)
+  await letGo(file)
+}
+
+/** The loop device that is a mapping by itself, if its record speaks of one that is there. */
+export async function loopOf({ loops, uuid }: MappingRecord): Promise<Loop | undefined> {
+  const [only] = loops
+  const loop = only?.name === uuid ? await findLoop(only.number) : undefined
+  return loop?.name === uuid ? loop : undefined
+}
+
+/**
+ * Whether a record's mapping is there, and live. Its UUID alone does not tell: the first of its files may
+ * have been mapped anew, and then has another record.
+ */
+async function isLive(record: MappingRecord): Promise<boolean> {
+  const current = await readRecord(record.identities[0] ?? '')
+  if (current?.id !== record.id) return false
+  const device = await findDevice({ uuid: record.uuid })
+  if (device) return hasLiveTable(device)
+  return (await loopOf(record)) !== undefined
 }
 
 /** Loop devices that a crash left before they were joined, or after they were parted. */
@@ -82,16 +123,19 @@ export async function deviceOf(identity: string): Promise<DmDevice | undefined> 
 
 /**
  * What is left to do for the files of a device that is gone: what they have cached is from before its
- * writes, and they are let go. A file that is gone too, or is another by now, needs nothing.
+ * writes, and they are let go. A file that is gone too, or is another by now, or has been mapped anew,
+ * needs nothing.
  */
-export async function finish({ files, identities, guard }: MappingRecord): Promise<void> {
+export async function finish({ id, files, identities, guard }: MappingRecord): Promise<void> {
   for (const [index, path] of files.entries()) {
+    const identity = identities[index] ?? ''
+    if ((await readRecord(identity))?.id !== id) continue
     await using file = await BackingFile.open(path).catch((error: unknown) => {
       if (isSystemError(error, 'ENOENT', 'ENOTDIR') || error instanceof DmloopError)
         return undefined
       throw error
     })
-    if (!file || file.identity !== identities[index]) continue
+    if (file?.identity !== identity) continue
     await result(native.dropCache(file.handle.fd), path)
     if (guard === 'immutable') await letGo(file)
   }
@@ -105,9 +149,8 @@ export async function releaseFile(file: string): Promise<void> {
   const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
   await using backing = await BackingFile.open(pathOf(file, 'file'))
   await using claim = await Claim.take([backing.identity], patience)
-  await clearDevices([backing], patience)
+  await clearDevices([backing], claim, patience)
   await letGo(backing)
-  await claim.clear()
 }
 
 /**
@@ -119,7 +162,7 @@ export async function sweep(): Promise<void> {
   for (const identity of await recordedIdentities()) {
     const record = await readRecord(identity)
     if (!record || (await isLive(record))) continue
-    await sweepRecord(record.identities).catch((error: unknown) => {
+    await sweepRecord(identity, record).catch((error: unknown) => {
       log('sweeping %s: %o', identity, error)
     })
   }
@@ -139,13 +182,13 @@ async function sweepParts(): Promise<void> {
   }
 }
 
-async function sweepRecord(identities: readonly string[]): Promise<void> {
+async function sweepRecord(identity: string, { id, identities }: MappingRecord): Promise<void> {
   await using claim = await Claim.take(identities, { timeout: 0, signal: undefined })
   // Between the look and the claim the file may have been mapped again.
-  const record = await readRecord(identities[0] ?? '')
-  if (!record || (await isLive(record))) return
+  const record = await readRecord(identity)
+  if (record?.id !== id || (await isLive(record))) return
   await removeLeftNode(record.node)
   await finish(record)
-  await claim.clear()
+  await claim.clearOf(record)
   log('swept %o', record.files)
 }

@@ -75,6 +75,18 @@ async function leadsTo(path: string, device: DeviceNode): Promise<boolean> {
   }
 }
 
+/** Milliseconds that udev has for an event that somebody else has caused. */
+const UDEV_TIMEOUT = 2000
+
+/** Gives udev, where it runs, the time to make /dev/mapper/NAME itself. */
+export async function awaitNode(device: DmDevice): Promise<void> {
+  const path = nodePath(device.name)
+  if ((await leadsTo(path, device)) || !(await udevRuns())) return
+  const ask = async (): Promise<true | undefined> =>
+    (await leadsTo(path, device)) ? true : undefined
+  await poll(ask, { timeout: UDEV_TIMEOUT, signal: undefined })
+}
+
 /** Makes sure that /dev/mapper/NAME is this device; a left-over link or node is replaced. */
 export async function ensureNode(device: DmDevice): Promise<void> {
   const path = nodePath(device.name)

@@ -1,6 +1,8 @@
 /** What must be taken back if a later step fails, in reverse. */
 export class Undo {
   readonly #steps: (() => Promise<unknown>)[] = []
+  /** Whether something could not be taken back. */
+  failed = false
 
   onFailure(step: () => Promise<unknown>): void {
     this.#steps.push(step)
@@ -15,6 +17,7 @@ export class Undo {
       try {
         await step()
       } catch (error) {
+        this.failed = true
         return error
       }
     }

@@ -576,21 +576,38 @@ Napi::Value LoopStatusJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value LoopResizeJs(const Napi::CallbackInfo& info) {
-  const auto size = SafeInteger(info[1]);
-  if (!info[0].IsString() || !size) return Reject(info.Env(), "loopResize(path, size)");
+  const auto size = SafeInteger(info[2]);
+  if (!info[0].IsString() || !info[1].IsString() || !size) {
+    return Reject(info.Env(), "loopResize(path, name, size)");
+  }
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [path = info[0].As<Napi::String>().Utf8Value(), size = *size] {
-        return loop::Resize(path, size);
-      },
+      [path = info[0].As<Napi::String>().Utf8Value(), name = info[1].As<Napi::String>().Utf8Value(),
+       size = *size] { return loop::Resize(path, name, size); },
       Undefined);
 }
 
 Napi::Value LoopClearJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "loopClear(path)");
-  return PromiseWorker<Nothing>::Run(
-      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return loop::Clear(path); },
-      Undefined);
+  if (!info[0].IsString() || !info[1].IsString() || !info[2].IsBoolean()) {
+    return Reject(info.Env(), "loopClear(path, name, deferred)");
+  }
+  return PromiseWorker<loop::Cleared>::Run(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), name = info[1].As<Napi::String>().Utf8Value(),
+       deferred = info[2].As<Napi::Boolean>().Value()] {
+        return loop::Clear(path, name, deferred);
+      },
+      [](Napi::Env env, loop::Cleared& cleared) -> Napi::Value {
+        switch (cleared) {
+          case loop::Cleared::kRemoved:
+            return Napi::String::New(env, "removed");
+          case loop::Cleared::kDeferred:
+            return Napi::String::New(env, "deferred");
+          case loop::Cleared::kBusy:
+            return Napi::String::New(env, "busy");
+        }
+        return env.Undefined();
+      });
 }
 
 // --- udev -------------------------------------------------------------------------------------

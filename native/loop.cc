@@ -4,6 +4,7 @@
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -24,6 +25,22 @@ Result<struct loop_info64> GetInfo(const UniqueFd& device) {
   struct loop_info64 info = {};
   if (ioctl(device.get(), LOOP_GET_STATUS64, &info) < 0) return LastFailure("LOOP_GET_STATUS64");
   return info;
+}
+
+std::string NameOf(const struct loop_info64& info) {
+  const auto* name = reinterpret_cast<const char*>(info.lo_file_name);
+  return std::string(name, strnlen(name, LO_NAME_SIZE));
+}
+
+Result<struct loop_info64> GetInfoOf(const UniqueFd& device, const std::string& name) {
+  auto info = GetInfo(device);
+  if (info.ok() && NameOf(info.value()) != name) return Failure{ENXIO, "LOOP_GET_STATUS64"};
+  return info;
+}
+
+Result<Nothing> SetInfo(const UniqueFd& device, const struct loop_info64& info) {
+  if (ioctl(device.get(), LOOP_SET_STATUS64, &info) < 0) return LastFailure("LOOP_SET_STATUS64");
+  return Nothing{};
 }
 
 }  // namespace
@@ -62,34 +79,37 @@ Result<Status> GetStatus(const std::string& path) {
   const struct loop_info64& found = info.value();
   // The kernel's huge_encode_dev, which is glibc's dev_t as well.
   const dev_t number = found.lo_device;
-  const auto* name = reinterpret_cast<const char*>(found.lo_file_name);
-  return Status{gnu_dev_major(number),
-                gnu_dev_minor(number),
-                found.lo_inode,
-                found.lo_offset,
-                found.lo_sizelimit,
-                found.lo_flags,
-                std::string(name, strnlen(name, LO_NAME_SIZE))};
+  return Status{gnu_dev_major(number), gnu_dev_minor(number), found.lo_inode, found.lo_offset,
+                found.lo_sizelimit,    found.lo_flags,        NameOf(found)};
 }
 
-Result<Nothing> Resize(const std::string& path, uint64_t size) {
+Result<Nothing> Resize(const std::string& path, const std::string& name, uint64_t size) {
   auto device = Open(path, O_RDWR);
   if (!device.ok()) return device.failure();
-  auto info = GetInfo(device.value());
+  auto info = GetInfoOf(device.value(), name);
   if (!info.ok()) return info.failure();
   info.value().lo_sizelimit = size;
-  info.value().lo_flags &= ~static_cast<uint32_t>(LO_FLAGS_AUTOCLEAR);
-  if (ioctl(device.value().get(), LOOP_SET_STATUS64, &info.value()) < 0) {
-    return LastFailure("LOOP_SET_STATUS64");
-  }
-  return Nothing{};
+  return SetInfo(device.value(), info.value());
 }
 
-Result<Nothing> Clear(const std::string& path) {
+Result<Cleared> Clear(const std::string& path, const std::string& name, bool deferred) {
   auto device = Open(path, O_RDONLY);
   if (!device.ok()) return device.failure();
+  auto info = GetInfoOf(device.value(), name);
+  if (!info.ok()) return info.failure();
+  if (fsync(device.value().get()) < 0) return LastFailure("fsync");
   if (ioctl(device.value().get(), LOOP_CLR_FD) < 0) return LastFailure("LOOP_CLR_FD");
-  return Nothing{};
+  auto left = GetInfo(device.value());
+  if (!left.ok()) {
+    if (left.failure().error == ENXIO) return Cleared::kRemoved;
+    return left.failure();
+  }
+  if (deferred) return Cleared::kDeferred;
+  // Others have it open: the driver has noted LO_FLAGS_AUTOCLEAR, and would let it go with them.
+  left.value().lo_flags &= ~static_cast<uint32_t>(LO_FLAGS_AUTOCLEAR);
+  auto kept = SetInfo(device.value(), left.value());
+  if (!kept.ok()) return kept.failure();
+  return Cleared::kBusy;
 }
 
 }  // namespace dmloop::loop

@@ -39,10 +39,15 @@ Result<uint32_t> GetFree();
 Result<Nothing> Configure(const std::string& path, int fd, const Settings& settings);
 // ENXIO when the device shows nothing.
 Result<Status> GetStatus(const std::string& path);
-// Gives the device another size, and has it stay when its last user closes it.
-Result<Nothing> Resize(const std::string& path, uint64_t size);
-// Has the device show nothing. While others have it open the driver only notes that it shall go
-// with the last of them: GetStatus tells.
-Result<Nothing> Clear(const std::string& path);
+// Each of these looks at the name first, on the descriptor that it then uses: while that is open
+// the device cannot become somebody else's. ENXIO when it shows nothing, or bears another name.
+
+// Gives the device another size.
+Result<Nothing> Resize(const std::string& path, const std::string& name, uint64_t size);
+
+enum class Cleared { kRemoved, kDeferred, kBusy };
+// Writes what is cached to the file, and has the device show nothing. While others have it open it
+// stays (kBusy), or goes with the last of them if `deferred`.
+Result<Cleared> Clear(const std::string& path, const std::string& name, bool deferred);
 
 }  // namespace dmloop::loop

@@ -1,7 +1,7 @@
 // What is proven of a mapping before it is handed over: nobody else has its blocks, and file and device
 // show the same bytes.
 import t from 'tap'
-import { mapFile, openMapping } from 'dmloop'
+import { mapFile, openMapping, releaseFile } from 'dmloop'
 import { native } from '#lib/native.js'
 import { fragmentedFile, makeHost, randomFile, sh } from './lab.js'
 
@@ -22,6 +22,9 @@ await t.test(
       code: 'DMLOOP_ALREADY_MAPPED',
       message: /image/,
     })
+    await t.rejects(releaseFile(file), { code: 'DMLOOP_ALREADY_MAPPED', message: /image/ })
+    const loop = mapFile(file, { backend: 'loop', readOnly: true, name: 'twin' })
+    await t.rejects(loop, { code: 'DMLOOP_ALREADY_MAPPED' })
     t.equal(sh(`dmsetup table ${device.name}`), blocks)
     t.match(sh(`lsattr ${file}`), /^-+i/, 'the guard of the first mapping stays')
     await device.unmap()
