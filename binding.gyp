@@ -50,6 +50,11 @@
           'sources': ['test/tools/fragment.cc'],
         },
         {
+          'target_name': 'floor',
+          'type': 'executable',
+          'sources': ['bench/native/floor.cc'],
+        },
+        {
           'target_name': 'kill-at',
           'type': 'executable',
           'sources': ['test/tools/kill-at.cc'],

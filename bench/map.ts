@@ -1,71 +1,70 @@
-// From a file to a device: mapFile against what a shell script would do. Every figure is a ratio of two
-// runs one after the other, because the machine beneath may be shared: the median of the pairs, and
-// their range.
-import { release } from 'node:os'
-import { mapFile } from 'dmloop'
-import { fragmentedFile, makeHost, oneSegment, sh } from '../test/vm/lab.js'
-
-const PAIRS = 7
-const SIZES = [1, 1000, 20_000]
+// From a file to a device and back: mapFile against what a shell script would do, against dmsetup with a
+// ready table, against losetup, and against C that loads a ready table: the floor.
+import { writeFileSync } from 'node:fs'
+import { mapFile, planFile } from 'dmloop'
+import { sh } from '../test/vm/lab.js'
+import { fragmentedHost, SIZES } from './files.js'
+import { floor, milliseconds, PAIRS, report, spread, type Row } from './measure.js'
 
 /** The extents as a table, as people write it: filefrag prints blocks of 512 bytes with -b512. */
 const SCRIPT = (file: string): string =>
   `filefrag -b512 -v ${file} | awk -F'[ .:]+' '/^ +[0-9]+:/ { print $3, $7, "linear 1:0", $5 }' |
    dmsetup create bench`
+const TABLE = '/tmp/table'
 
-async function milliseconds(work: () => Promise<unknown>): Promise<number> {
-  const start = performance.now()
-  await work()
-  return performance.now() - start
-}
-
-/** Runs a command that makes a device named bench, and removes the device outside the measurement. */
-async function shell(command: string, input?: string): Promise<number> {
-  const time = await milliseconds(() => Promise.resolve(sh(command, input)))
-  sh('dmsetup remove --retry bench')
+/** Runs a command that makes a device, and takes it away outside of the measurement. */
+async function shell(command: string, undo = 'dmsetup remove --retry bench'): Promise<number> {
+  const time = await milliseconds(() => sh(command))
+  sh(undo)
   return time
 }
 
-async function ours(file: string, verify: 'sample' | 'none'): Promise<number> {
+async function ours(
+  file: string,
+  verify: 'sample' | 'none',
+): Promise<[map: number, unmap: number]> {
   let unmap = (): Promise<void> => Promise.resolve()
-  const time = await milliseconds(async () => {
+  const map = await milliseconds(async () => {
     const device = await mapFile(file, { name: 'bench', verify })
     unmap = () => device.unmap()
   })
-  await unmap()
-  return time
+  return [map, await milliseconds(unmap)]
 }
 
-function summary(ratios: number[]): string {
-  const sorted = ratios.toSorted((a, b) => a - b)
-  const [least, median, most] = [sorted[0], sorted[sorted.length >> 1], sorted.at(-1)] as number[]
-  return `${median?.toFixed(2)} (${least?.toFixed(2)} to ${most?.toFixed(2)})`
-}
-
-const host = makeHost('xfs', oneSegment(), { name: 'host' })
-console.log(`Linux ${release()}, xfs on dm-linear on a ram disk, ${PAIRS} pairs each`)
-console.log('time of mapFile over that of the other; below 1 is faster\n')
-console.log('segments  mapFile, ms  filefrag | awk | dmsetup  dmsetup, ready table  without verify')
-for (const [index, size] of SIZES.entries()) {
-  const file = `${host.path}/image-${index}`
-  fragmentedFile(file, Math.max(size, 64) * 4096, size, index)
-  const device = await mapFile(file, { name: 'bench' })
-  const segments = device.segmentCount
-  const table = sh('dmsetup table bench')
-  await device.unmap()
-
+const rows: Row[] = []
+for (const size of SIZES.filter((each) => each <= 100_000)) {
+  const host = fragmentedHost(size)
+  const { file } = host
+  const { segments } = await planFile(file)
+  writeFileSync(TABLE, segments.toTable())
   const times: number[] = []
-  const ratios = { script: [] as number[], ready: [] as number[], unverified: [] as number[] }
+  const columns = ['floor', 'script', 'ready', 'losetup', 'unverified', 'unmap'] as const
+  const ratios = Object.fromEntries(columns.map((column) => [column, [] as number[]])) as Record<
+    (typeof columns)[number],
+    number[]
+  >
   for (let pair = 0; pair < PAIRS; pair++) {
-    const time = await ours(file, 'sample')
+    const [time, unmap] = await ours(file, 'sample')
+    const least = floor('map', 'bench', TABLE)
+    const remove = await milliseconds(() => sh('dmsetup remove --retry bench'))
     times.push(time)
+    ratios.floor.push(time / least)
     ratios.script.push(time / (await shell(SCRIPT(file))))
-    ratios.ready.push(time / (await shell('dmsetup create bench', table)))
-    ratios.unverified.push((await ours(file, 'none')) / time)
+    ratios.ready.push(time / (await shell(`dmsetup create bench ${TABLE}`)))
+    ratios.losetup.push(time / (await shell(`losetup --direct-io=on -f ${file}`, 'losetup -D')))
+    ratios.unverified.push((await ours(file, 'none'))[0] / time)
+    ratios.unmap.push(unmap / remove)
   }
-  const typical = times.toSorted((a, b) => a - b)[PAIRS >> 1] ?? 0
-  const cells = [segments, typical.toFixed(0), ...Object.values(ratios).map(summary)]
-  const widths = [8, 11, 24, 20, 14]
-  console.log(cells.map((cell, at) => String(cell).padStart(widths[at] ?? 0)).join('  '))
+  rows.push({
+    segments: segments.length,
+    'mapFile, ms': Number(spread(times).median.toFixed(1)),
+    'call / floor': spread(ratios.floor),
+    'call / filefrag | awk | dmsetup': spread(ratios.script),
+    'call / dmsetup, ready table': spread(ratios.ready),
+    'call / losetup': spread(ratios.losetup),
+    'verify: none / sample': spread(ratios.unverified),
+    'unmap / dmsetup remove': spread(ratios.unmap),
+  })
+  host.remove()
 }
-host.remove()
+report('map', 'From a file to a device, and back', rows)

@@ -40,7 +40,7 @@ export const HOSTS = {
     mkdir /tmp/lower/lower /tmp/lower/upper /tmp/lower/work
     mount -t overlay overlay -o lowerdir=/tmp/lower/lower,upperdir=/tmp/lower/upper,workdir=/tmp/lower/work $AT`,
   fuse: 'mkfs.ext4 -q $DISK; fuse2fs -o fakeroot $DISK $AT',
-  '9p': `node $TOOLS/serve-9p.mjs /tmp/9p </dev/null >/dev/null 2>&1 & echo $! >/tmp/9p.pid
+  '9p': `$NODE $TOOLS/serve-9p.mjs /tmp/9p </dev/null >/dev/null 2>&1 & echo $! >/tmp/9p.pid
     while ! [ -e /tmp/9p ]; do sleep 0.1; done
     mount -i -t 9p -o trans=unix,version=9p2000.L /tmp/9p $AT`,
   nfs: 'mkfs.ext4 -q $DISK; mkdir -p /tmp/lower; mount $DISK /tmp/lower; $TOOLS/nfs.sh /tmp/lower $AT',

@@ -1,6 +1,8 @@
 // Makes a file of random bytes in about as many extents as asked for:
 //
-//   fragment FILE BYTES EXTENTS SEED
+//   fragment FILE BYTES EXTENTS SEED [BLOCK]
+//
+// BLOCK is the size of the filesystem's blocks, 4096 unless told.
 //
 // On a filesystem that looks for the best place, the first call fills it with DIRECTORY/.filler.
 // Each call then frees as many separate runs of the filler as the file shall have extents, and
@@ -32,7 +34,7 @@
 
 namespace {
 
-constexpr uint64_t kBlock = 4096;
+uint64_t g_block = 4096;
 
 [[noreturn]] void Die(const char* what) {
   std::fprintf(stderr, "fragment: %s: %s\n", what, std::strerror(errno));
@@ -51,7 +53,7 @@ class Filler {
     if (stat.st_size == 0) {
       Fill();
     } else {
-      cursor_ = static_cast<uint64_t>(stat.st_mtim.tv_sec) * kBlock;
+      cursor_ = static_cast<uint64_t>(stat.st_mtim.tv_sec) * g_block;
     }
     if (fstat(fd_.get(), &stat) < 0) Die("stat filler");
     size_ = static_cast<uint64_t>(stat.st_size);
@@ -59,18 +61,18 @@ class Filler {
 
   // Frees a run of blocks and leaves one behind it in use.
   void Free(uint64_t blocks) {
-    const uint64_t length = blocks * kBlock;
+    const uint64_t length = blocks * g_block;
     // Used up: what deleted files have left is in pieces already.
     if (cursor_ + length > size_) return;
     const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     if (fallocate(fd_.get(), mode, static_cast<off_t>(cursor_), static_cast<off_t>(length)) < 0) {
       Die("punch");
     }
-    cursor_ += length + kBlock;
+    cursor_ += length + g_block;
   }
 
   void Save() {
-    const struct timespec time = {static_cast<time_t>(cursor_ / kBlock), 0};
+    const struct timespec time = {static_cast<time_t>(cursor_ / g_block), 0};
     const struct timespec times[2] = {time, time};
     if (futimens(fd_.get(), times) < 0) Die("futimens");
     // What a journal holds back is not free yet.
@@ -80,12 +82,12 @@ class Filler {
  private:
   // Takes everything but a little that the filesystem needs for its own extent trees.
   void Fill() {
-    constexpr uint64_t kReserve = 2 << 20;
+    const uint64_t reserve = 512 * g_block;
     uint64_t end = 0;
-    for (uint64_t step = uint64_t{1} << 30; step >= kBlock;) {
+    for (uint64_t step = uint64_t{1} << 30; step >= g_block;) {
       struct statvfs room;
       if (fstatvfs(fd_.get(), &room) < 0) Die("statvfs");
-      const bool fits = room.f_bfree * room.f_frsize > step + kReserve;
+      const bool fits = room.f_bfree * room.f_frsize > step + reserve;
       if (fits && fallocate(fd_.get(), 0, static_cast<off_t>(end), static_cast<off_t>(step)) == 0) {
         end += step;
       } else {
@@ -109,8 +111,9 @@ class Spacer {
   }
 
   void Grow() {
-    const std::vector<char> block(kBlock);
-    if (write(fd_.get(), block.data(), block.size()) != static_cast<ssize_t>(kBlock)) Die("spacer");
+    const std::vector<char> block(g_block);
+    if (write(fd_.get(), block.data(), block.size()) != static_cast<ssize_t>(g_block))
+      Die("spacer");
   }
 
  private:
@@ -119,8 +122,8 @@ class Spacer {
 
 void MakeRoom(const std::string& directory, const std::vector<uint64_t>& runs) {
   Filler filler(directory);
-  // Both files' extent trees grow, and need blocks of their own.
-  filler.Free(8 + runs.size() / 50);
+  // Both files' extent trees grow, and need blocks of their own: the smaller, the more.
+  filler.Free(8 + runs.size() * 4096 / g_block / 50);
   for (const uint64_t run : runs) filler.Free(run);
   filler.Save();
 }
@@ -144,13 +147,14 @@ std::vector<uint64_t> RandomRuns(uint64_t total, uint64_t count, std::mt19937_64
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::fprintf(stderr, "usage: fragment FILE BYTES EXTENTS SEED\n");
+  if (argc != 5 && argc != 6) {
+    std::fprintf(stderr, "usage: fragment FILE BYTES EXTENTS SEED [BLOCK]\n");
     return 2;
   }
+  if (argc == 6) g_block = std::strtoull(argv[5], nullptr, 10);
   const std::string path = argv[1];
   const uint64_t bytes = std::strtoull(argv[2], nullptr, 10);
-  const uint64_t blocks = (bytes + kBlock - 1) / kBlock;
+  const uint64_t blocks = (bytes + g_block - 1) / g_block;
   const uint64_t extents = std::clamp<uint64_t>(std::strtoull(argv[3], nullptr, 10), 1, blocks);
   std::mt19937_64 random(std::strtoull(argv[4], nullptr, 10));
   if (bytes == 0) return 2;
@@ -172,7 +176,7 @@ int main(int argc, char** argv) {
   std::vector<std::pair<uint64_t, uint64_t>> chunks;
   uint64_t start = 0;
   for (const uint64_t run : runs) {
-    chunks.emplace_back(start * kBlock, run * kBlock);
+    chunks.emplace_back(start * g_block, run * g_block);
     start += run;
   }
   if (!in_order) std::shuffle(chunks.begin(), chunks.end(), random);

@@ -36,6 +36,7 @@ function build(sanitizer) {
     'native',
     'dist',
     'test',
+    'bench/native',
     'out/test',
   ]) {
     cpSync(join(root, part), join(copy, part), { recursive: true })

@@ -98,9 +98,15 @@ export function makeHost(
 
 const FRAGMENT = fileURLToPath(new URL('../../../build/Release/fragment', import.meta.url))
 
-/** A file of random bytes in about so many extents. */
-export function fragmentedFile(path: string, bytes: number, extents: number, seed: number): void {
-  execFileSync(FRAGMENT, [path, String(bytes), String(extents), String(seed)], {
+/** A file of random bytes in about so many extents, on a filesystem of such blocks. */
+export function fragmentedFile(
+  path: string,
+  bytes: number,
+  extents: number,
+  seed: number,
+  block = 4096,
+): void {
+  execFileSync(FRAGMENT, [path, ...[bytes, extents, seed, block].map(String)], {
     stdio: ['ignore', 'inherit', 'inherit'],
   })
 }

@@ -16,7 +16,14 @@ const TOOLS = fileURLToPath(new URL('../../../test/tools', import.meta.url))
 const NOT_PLANNED: DmloopCode[] = ['DMLOOP_UNGUARDABLE', 'DMLOOP_NOT_PINNED', 'DMLOOP_FILE_IN_USE']
 
 function run(script: string): void {
-  const env = { ...process.env, DISK: '/dev/mapper/matrix', AT, FILE, TOOLS }
+  const env = {
+    ...process.env,
+    DISK: '/dev/mapper/matrix',
+    AT,
+    FILE,
+    TOOLS,
+    NODE: process.execPath,
+  }
   execFileSync('sh', ['-ec', script], { env, stdio: ['ignore', 'ignore', 'inherit'] })
 }
 

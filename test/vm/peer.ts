@@ -1,5 +1,5 @@
 // Another process for tests to meet: peer.js map FILE NAME | unmap NAME |
-// loop FILE NAME; map-as-nobody and plan-as-nobody give root up first.
+// loop FILE NAME | plan FILE; map-as-nobody and plan-as-nobody give root up first.
 import { mapFile, openMapping, planFile, type DmloopError } from 'dmloop'
 
 const [verb, first = '', name = ''] = process.argv.slice(2)
@@ -13,7 +13,7 @@ if (verb?.endsWith('-as-nobody') === true) {
 }
 
 try {
-  if (verb === 'plan-as-nobody') {
+  if (verb === 'plan-as-nobody' || verb === 'plan') {
     console.log(JSON.stringify(await planFile(first)))
   } else if (verb === 'map' || verb === 'map-as-nobody') {
     console.log(`mapped ${(await mapFile(first, { name })).path}`)

@@ -1,0 +1,64 @@
+// What the benches share: pairs of runs, their ratios, and how they are shown and kept.
+import { execFileSync } from 'node:child_process'
+import { release } from 'node:os'
+import { fileURLToPath } from 'node:url'
+
+/** How often two things are run in turn: the machine beneath may be shared, so only ratios count. */
+export const PAIRS = 7
+
+/** Before the line of JSON that a bench in the guest ends with. */
+export const RESULT = '@result '
+
+const FLOOR = fileURLToPath(new URL('../../build/Release/floor', import.meta.url))
+
+export async function milliseconds(work: () => unknown): Promise<number> {
+  const start = performance.now()
+  await work()
+  return performance.now() - start
+}
+
+/** What the C program that does the least takes, in milliseconds, without starting it. */
+export const floor = (...args: string[]): number =>
+  Number(execFileSync(FLOOR, args, { encoding: 'utf8' }))
+
+export interface Spread {
+  median: number
+  least: number
+  most: number
+}
+
+export function spread(values: readonly number[]): Spread {
+  const sorted = values.toSorted((a, b) => a - b)
+  return {
+    median: sorted[sorted.length >> 1] ?? NaN,
+    least: sorted[0] ?? NaN,
+    most: sorted.at(-1) ?? NaN,
+  }
+}
+
+/** A ratio, with the range of its pairs. */
+export const ratio = ({ median, least, most }: Spread): string =>
+  `${median.toFixed(2)} (${least.toFixed(2)} to ${most.toFixed(2)})`
+
+export interface Row {
+  [column: string]: number | string | Spread
+}
+
+/** Prints a table, and the same for whoever keeps it. */
+export function report(name: string, title: string, rows: readonly Row[]): void {
+  const [first] = rows
+  if (!first) return
+  const shown = rows.map((row) =>
+    Object.values(row).map((cell) => (typeof cell === 'object' ? ratio(cell) : String(cell))),
+  )
+  const header = Object.keys(first)
+  const widths = header.map((each, column) =>
+    Math.max(each.length, ...shown.map((cells) => (cells[column] ?? '').length)),
+  )
+  const line = (cells: readonly string[]): string =>
+    cells.map((cell, column) => cell.padStart(widths[column] ?? 0)).join('  ')
+  console.log(`\n${title}\nLinux ${release()}, ${PAIRS} pairs each: median (range)\n`)
+  console.log([header, ...shown].map(line).join('\n'))
+  const kept = { name, title, kernel: release(), node: process.version, pairs: PAIRS, rows }
+  console.log(`${RESULT}${JSON.stringify(kept)}`)
+}

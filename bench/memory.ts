@@ -1,0 +1,46 @@
+// What a call of planFile and mapFile costs the process besides time: memory, and the event loop's turn.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { mapFile, planFile } from 'dmloop'
+import { fragmentedHost } from './files.js'
+import { report, type Row } from './measure.js'
+
+const MEBIBYTE = 1 << 20
+
+/** Bytes (proc(5)): VmRSS is now, VmHWM the most since it was reset. */
+const resident = (which: 'VmRSS' | 'VmHWM'): number => {
+  const status = readFileSync('/proc/self/status', 'utf8')
+  return Number(new RegExp(`${which}:\\s+(\\d+)`).exec(status)?.[1] ?? NaN) * 1024
+}
+
+async function cost<T>(work: () => Promise<T>): Promise<{ value: T; rss: number; late: number }> {
+  writeFileSync('/proc/self/clear_refs', '5')
+  const idle = resident('VmRSS')
+  let late = 0
+  let last = performance.now()
+  const timer = setInterval(() => {
+    const now = performance.now()
+    late = Math.max(late, now - last - 1)
+    last = now
+  }, 1)
+  const value = await work()
+  clearInterval(timer)
+  return { value, rss: resident('VmHWM') - idle, late }
+}
+
+const rows: Row[] = []
+for (const size of [1, 100_000, 1_000_000]) {
+  const host = fragmentedHost(size)
+  const plan = await cost(() => planFile(host.file))
+  const map = await cost(() => mapFile(host.file, { name: 'bench' }))
+  const unmap = await cost(() => map.value.unmap())
+  for (const [call, { rss, late }] of Object.entries({ planFile: plan, mapFile: map, unmap })) {
+    rows.push({
+      segments: map.value.segmentCount,
+      call,
+      'peak RSS over idle, MiB': (rss / MEBIBYTE).toFixed(1),
+      'worst timer delay, ms': late.toFixed(1),
+    })
+  }
+  host.remove()
+}
+report('memory', 'What a call costs the process (one run each)', rows)

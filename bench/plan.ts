@@ -1,0 +1,41 @@
+// planFile against filefrag -v, and against a loop in C over the same ioctl: the floor.
+import { execFileSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { planFile } from 'dmloop'
+import { sh } from '../test/vm/lab.js'
+import { fragmentedHost, SIZES } from './files.js'
+import { floor, milliseconds, PAIRS, report, spread, type Row } from './measure.js'
+
+const PEER = fileURLToPath(new URL('../test/vm/peer.js', import.meta.url))
+const rows: Row[] = []
+for (const size of SIZES) {
+  const host = fragmentedHost(size)
+  const { file } = host
+  const extents = (await planFile(file)).extents.length
+  const ours: number[] = []
+  const ratios = { floor: [] as number[], filefrag: [] as number[], processes: [] as number[] }
+  const over: number[] = []
+  for (let pair = 0; pair < PAIRS; pair++) {
+    const time = await milliseconds(() => planFile(file))
+    const least = floor('plan', file)
+    const filefrag = await milliseconds(() => sh(`filefrag -v ${file} >/dev/null`))
+    const whole = await milliseconds(() =>
+      execFileSync(process.execPath, [PEER, 'plan', file], { stdio: 'ignore' }),
+    )
+    ours.push(time)
+    over.push(time - least)
+    ratios.floor.push(time / least)
+    ratios.filefrag.push(time / filefrag)
+    ratios.processes.push(whole / filefrag)
+  }
+  rows.push({
+    extents,
+    'planFile, ms': Number(spread(ours).median.toFixed(2)),
+    'over the floor, ms': Number(spread(over).median.toFixed(2)),
+    'call / floor': spread(ratios.floor),
+    'call / filefrag -v': spread(ratios.filefrag),
+    'whole process / filefrag -v': spread(ratios.processes),
+  })
+  host.remove()
+}
+report('plan', 'From a file to its extents', rows)
