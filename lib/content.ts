@@ -2,12 +2,18 @@
 import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import debug from 'debug'
-import { isSystemError, problem, type Problem } from './errors.js'
+import { DmloopError, isSystemError, problem, type Problem } from './errors.js'
 import { native, result } from './native.js'
+import type { MapRequest } from './options.js'
 import type { SlicePlan } from './plan-file.js'
+import type { FileSlice } from './range.js'
 
 /** What of a file is compared. */
 export type ComparedPart = Pick<SlicePlan, 'slice' | 'extents'>
+
+/** Slices of which no extents are known, nor matter. */
+export const wholly = (slices: readonly FileSlice[]): ComparedPart[] =>
+  slices.map((slice) => ({ slice, extents: new Float64Array() }))
 
 const log = debug('dmloop:content')
 
@@ -146,4 +152,19 @@ export async function compareContent(
   }
   log('%s: %d bytes agree (%s)', path, done, check.mode)
   return undefined
+}
+
+/**
+ * Compares as the caller of mapFile asked for. Rejects with DMLOOP_CONTENT_MISMATCH when file and device
+ * differ, and with the signal's reason when aborted.
+ */
+export async function proveContent(
+  parts: readonly ComparedPart[],
+  path: string,
+  { verify: mode, signal, onProgress }: Pick<MapRequest, 'verify' | 'signal' | 'onProgress'>,
+): Promise<void> {
+  signal?.throwIfAborted()
+  if (mode === 'none') return
+  const found = await compareContent(parts, path, { mode, signal, onProgress })
+  if (found) throw new DmloopError(found)
 }

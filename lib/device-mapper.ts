@@ -1,8 +1,8 @@
 // The device-mapper device of a mapping: reserve it, give it a table, let it go.
 import debug from 'debug'
 import { isUnreachable, noDeviceMapper } from './device-stack.js'
-import { DmloopError, isSystemError, problem, systemError, verdict } from './errors.js'
-import { holdersOf } from './holders.js'
+import { DmloopError, isSystemError, systemError, verdict } from './errors.js'
+import { stillOpen } from './holders.js'
 import { native, result, type DmDevice, type DmTarget } from './native.js'
 import { identityOf } from './names.js'
 import { SegmentTable } from './segments.js'
@@ -185,7 +185,10 @@ export async function removeDevice(
       throw error
     }
   }, patience)
-  if (outcome === undefined) throw await stillOpen(device, patience.timeout)
+  if (outcome === undefined) {
+    const cause = systemError({ errno: -16, syscall: 'DM_DEV_REMOVE' }, name)
+    throw await stillOpen(nodePath(name), device, patience.timeout, cause)
+  }
   // Whoever holds a device that goes later has it open: the name is not needed any more.
   if (outcome === 'deferred') await removeNode(device)
   else await removeLeftNode(device)
@@ -208,15 +211,4 @@ export async function repairNode(device: DmDevice): Promise<void> {
 export async function removeLeftNode(device: DeviceNode): Promise<void> {
   // Another process may have given the name to a device of its own by now, which may have the number too.
   if (!(await findDevice({ name: device.name }))) await removeNode(device)
-}
-
-async function stillOpen(device: DmDevice, timeout: number): Promise<DmloopError> {
-  const holders = await holdersOf(device)
-  const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`
-  const detail = `is still open${by} after ${timeout} ms`
-  return new DmloopError(
-    problem('DMLOOP_STILL_OPEN', { file: nodePath(device.name) }, detail),
-    undefined,
-    { cause: systemError({ errno: -16, syscall: 'DM_DEV_REMOVE' }, device.name) },
-  )
 }

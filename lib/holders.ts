@@ -1,5 +1,6 @@
 // Who has a device open, as far as this process can see.
 import { readdir, stat } from 'node:fs/promises'
+import { DmloopError, problem } from './errors.js'
 import { processes } from './processes.js'
 import { deviceName, mountsOf, splitDevice } from './sysfs.js'
 
@@ -29,4 +30,17 @@ export async function holdersOf(node: Node): Promise<string[]> {
     if (await processHolds(pid, node)) openers.push(await phrase())
   }
   return [...mounts, ...above.map((name) => `the device ${name}`), ...openers]
+}
+
+/** That a device cannot be removed, with who has it open; `cause` is the call that said so. */
+export async function stillOpen(
+  path: string,
+  node: Node,
+  timeout: number,
+  cause: Error,
+): Promise<DmloopError> {
+  const holders = await holdersOf(node)
+  const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`
+  const detail = `is still open${by} after ${timeout} ms`
+  return new DmloopError(problem('DMLOOP_STILL_OPEN', { file: path }, detail), undefined, { cause })
 }

@@ -2,10 +2,10 @@
 // each, joined by a device-mapper table.
 import type { BackingFiles } from './backing-file.js'
 import { Claim, readRecord, type MappingRecord } from './claim.js'
-import { compareContent } from './content.js'
+import { compareContent, wholly } from './content.js'
 import { findDevice, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
 import { problem, verdict, type Problem } from './errors.js'
-import { findLoop, hasDirectIo, isReadOnlyLoop, removeLoop, type Loop } from './loop.js'
+import { findNamedLoop, hasDirectIo, isReadOnlyLoop, removeLoop, type Loop } from './loop.js'
 import { MappedDevice, openRecorded, type DeviceFacts } from './mapped-device.js'
 import { identityOf } from './names.js'
 import { native, result, type DmDevice } from './native.js'
@@ -59,10 +59,9 @@ export class LoopDevice extends MappedDevice {
   /** The mapping of several files that a device of ours joins. */
   static async joined(top: DmDevice, record: MappingRecord): Promise<LoopDevice> {
     const loops: Loop[] = []
-    for (const { number, name } of record.loops) {
-      const loop = await findLoop(number)
-      // One that bears another name is somebody else's by now.
-      if (loop?.name === name) loops.push(loop)
+    for (const recorded of record.loops) {
+      const loop = await findNamedLoop(recorded)
+      if (loop) loops.push(loop)
     }
     const size = await deviceSize(deviceName(top.major, top.minor))
     return new LoopDevice({ loops, top }, record, size)
@@ -79,14 +78,13 @@ export class LoopDevice extends MappedDevice {
     const { problems } = planLoop(files.list, record)
     const { slices } = sliceFiles(files.list, record)
     for (const [index, slice] of slices.entries()) {
-      const { number, name } = record.loops[index] ?? { number: -1, name: '' }
-      const loop = await findLoop(number)
-      if (loop?.name === name && shows(loop, slice)) continue
+      const recorded = record.loops[index]
+      const loop = recorded && (await findNamedLoop(recorded))
+      if (loop && shows(loop, slice)) continue
       problems.push(problem('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_SHOWN))
     }
     if (problems.length === 0 && mode !== 'none') {
-      const parts = slices.map((slice) => ({ slice, extents: new Float64Array() }))
-      const found = await compareContent(parts, this.path, { mode, ...request })
+      const found = await compareContent(wholly(slices), this.path, { mode, ...request })
       if (found) problems.push(found)
     }
     return problems
@@ -118,12 +116,11 @@ export class LoopDevice extends MappedDevice {
       throw verdict('DMLOOP_FILE_CHANGED', { file: this.files[0] }, detail)
     }
     for (const [index, slice] of slices.entries()) {
-      const { number, name } = loops[index] as Loop
-      const loop = await findLoop(number)
-      if (loop?.name !== name) {
+      const loop = loops[index] as Loop
+      if (!(await findNamedLoop(loop))) {
         throw verdict('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_SHOWN)
       }
-      await resize(loops[index] as Loop, slice.length)
+      await resize(loop, slice.length)
     }
     if (top) {
       await loadTable(top, joiningTable(loops), record.readOnly)

@@ -1,8 +1,8 @@
 // Loop devices: which there are, make one, let it go (loop(4)).
 import { readdir, stat } from 'node:fs/promises'
 import debug from 'debug'
-import { DmloopError, isSystemError, problem, systemError, verdict } from './errors.js'
-import { holdersOf } from './holders.js'
+import { isSystemError, systemError, verdict } from './errors.js'
+import { stillOpen } from './holders.js'
 import { native, result, type LoopSettings, type LoopStatus } from './native.js'
 import { parseDevice, readText } from './sysfs.js'
 import { poll, type Patience } from './wait.js'
@@ -36,6 +36,15 @@ export async function findLoop(number: number): Promise<Loop | undefined> {
     if (isSystemError(error, 'ENXIO', 'ENOENT', 'ENODEV')) return undefined
     throw error
   }
+}
+
+/** That loop device, while it bears the name: another name is somebody else's. */
+export async function findNamedLoop({
+  number,
+  name,
+}: Pick<Loop, 'number' | 'name'>): Promise<Loop | undefined> {
+  const loop = await findLoop(number)
+  return loop?.name === name ? loop : undefined
 }
 
 async function numberOf(number: number): Promise<Loop['device']> {
@@ -139,16 +148,10 @@ export async function removeLoop(
       throw error
     }
   }, patience)
-  if (outcome === undefined) throw await stillOpen(number, patience.timeout)
+  if (outcome === undefined) {
+    const cause = systemError({ errno: -16, syscall: 'LOOP_CLR_FD' }, path)
+    throw await stillOpen(path, await numberOf(number), patience.timeout, cause)
+  }
   log('%s %s', outcome, path)
   return outcome
-}
-
-async function stillOpen(number: number, timeout: number): Promise<DmloopError> {
-  const path = loopPath(number)
-  const holders = await holdersOf(await numberOf(number))
-  const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`
-  const detail = `is still open${by} after ${timeout} ms`
-  const cause = systemError({ errno: -16, syscall: 'LOOP_CLR_FD' }, path)
-  return new DmloopError(problem('DMLOOP_STILL_OPEN', { file: path }, detail), undefined, { cause })
 }

@@ -1,7 +1,7 @@
 import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
 import { Claim, newRecord } from './claim.js'
-import { compareContent } from './content.js'
+import { proveContent } from './content.js'
 import {
   assertDeviceMapper,
   createDevice,
@@ -17,7 +17,7 @@ import type { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
 import { isNameTaken } from './open-mapping.js'
 import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
-import { drawPlan, fallsBack, type DrawnPlan } from './plan-file.js'
+import { drawPlan, fallsBack } from './plan-file.js'
 import { loadProven } from './proof.js'
 import { sliceFiles } from './range.js'
 import { clearDevices } from './remains.js'
@@ -108,14 +108,11 @@ async function mapLinear(
     await loadProven(device, drawn)
     request.signal?.throwIfAborted()
     const live = await resumeDevice(device, request.timeout)
-    request.signal?.throwIfAborted()
-    await proveContent(drawn, live.name, request)
+    await proveContent(drawn.parts, nodePath(live.name), request)
     log('%s is %s', record.files, name)
     return new LinearDevice(live, record, plan.size)
   } catch (error) {
-    const failure = await undo.run()
-    // What could not be taken back is told with what went wrong in the first place.
-    if (failure !== undefined && error instanceof Error) error.cause ??= failure
+    await undo.after(error)
     throw error
   }
 }
@@ -126,12 +123,4 @@ function assertInspected(files: readonly BackingFile[], request: MapRequest): vo
   problems.push(...files.flatMap((file) => judgeFile(file, request)))
   const [first] = problems
   if (first) throw new DmloopError(first, problems)
-}
-
-/** Rejects with DMLOOP_CONTENT_MISMATCH when file and device differ where they were compared. */
-async function proveContent(drawn: DrawnPlan, name: string, request: MapRequest): Promise<void> {
-  const { verify: mode, signal, onProgress } = request
-  if (mode === 'none') return
-  const found = await compareContent(drawn.parts, nodePath(name), { mode, signal, onProgress })
-  if (found) throw new DmloopError(found)
 }

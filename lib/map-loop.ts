@@ -3,7 +3,7 @@ import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import type { BackingFile, BackingFiles } from './backing-file.js'
 import { newRecord, type Claim, type MappingRecord } from './claim.js'
-import { compareContent } from './content.js'
+import { proveContent, wholly } from './content.js'
 import {
   assertDeviceMapper,
   createDevice,
@@ -11,7 +11,7 @@ import {
   removeDevice,
   resumeDevice,
 } from './device-mapper.js'
-import { DmloopError, isSystemError, verdict, type Problem } from './errors.js'
+import { isSystemError, verdict, type Problem } from './errors.js'
 import { isMarked } from './guard.js'
 import { createLoop, removeLoop, type Announce, type Loop } from './loop.js'
 import { joiningTable, LoopDevice } from './loop-device.js'
@@ -43,11 +43,10 @@ export async function mapLoop(
     undo.onFailure(() => claim.clear())
     const work = { files, claim, name, request, plan, range, undo }
     const device = range.slices.length === 1 ? await showOne(work) : await showJoined(work)
-    await proveContent(device.path, range, request)
+    await proveContent(wholly(range.slices), device.path, request)
     return device
   } catch (error) {
-    const failure = await undo.run()
-    if (failure !== undefined && error instanceof Error) error.cause ??= failure
+    await undo.after(error)
     throw error
   }
 }
@@ -138,14 +137,4 @@ async function openBacking(file: BackingFile, readOnly: boolean): Promise<FileHa
     const detail = `cannot be opened for writing: ${error.message}${held}`
     throw verdict('DMLOOP_READ_ONLY', { file: path }, detail)
   }
-}
-
-/** Rejects with DMLOOP_CONTENT_MISMATCH when file and device differ where they were compared. */
-async function proveContent(path: string, { slices }: Range, request: MapRequest): Promise<void> {
-  const { verify: mode, signal, onProgress } = request
-  signal?.throwIfAborted()
-  if (mode === 'none') return
-  const parts = slices.map((slice) => ({ slice, extents: new Float64Array() }))
-  const found = await compareContent(parts, path, { mode, signal, onProgress })
-  if (found) throw new DmloopError(found)
 }

@@ -12,7 +12,7 @@ import {
 } from './device-mapper.js'
 import { DmloopError, isSystemError } from './errors.js'
 import { isMarked, letGo } from './guard.js'
-import { findLoop, isBeneath, listLoops, removeLoop, type Loop } from './loop.js'
+import { findNamedLoop, isBeneath, listLoops, removeLoop, type Loop } from './loop.js'
 import { partIdentityOf, partOf, uuidOf } from './names.js'
 import { native, result, type DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, pathOf } from './options.js'
@@ -79,8 +79,7 @@ async function clearGuard(file: BackingFile): Promise<void> {
 /** The loop device that is a mapping by itself, if its record speaks of one that is there. */
 export async function loopOf({ loops, uuid }: MappingRecord): Promise<Loop | undefined> {
   const [only] = loops
-  const loop = only?.name === uuid ? await findLoop(only.number) : undefined
-  return loop?.name === uuid ? loop : undefined
+  return only?.name === uuid ? await findNamedLoop(only) : undefined
 }
 
 /**

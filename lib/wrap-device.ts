@@ -121,10 +121,8 @@ export async function wrapDevice(
     log('%s wraps %s', name, path)
     return new WrappedDevice(live, size)
   } catch (error) {
-    const failure = await undo.run()
-    const told = isSystemError(error, 'EBUSY') ? await claimed(path, beneath, error) : error
-    if (failure !== undefined && told instanceof Error) told.cause ??= failure
-    throw told
+    await undo.after(error)
+    throw isSystemError(error, 'EBUSY') ? await claimed(path, beneath, error) : error
   }
 }
 
