@@ -2,8 +2,10 @@
 # The first process of the guest kernel (vm/kernel.ts boots it). The host's root directory is already
 # mounted read-only as /; this makes the rest of a machine, runs the command and stops the kernel.
 # From the kernel's command line: DMLOOP_VM_DIR, a host directory with the command in it, where its
-# exit status goes; DMLOOP_VM_LAYER, a directory with unpacked packages to lay over /; and the
-# options DMLOOP_VM_DISK (KiB), DMLOOP_VM_UDEV, DMLOOP_VM_MODULES.
+# exit status goes; DMLOOP_VM_LAYER, a directory with unpacked packages to lay over /;
+# DMLOOP_VM_KERNEL, the directory of this kernel's modules; DMLOOP_VM_OUT and DMLOOP_VM_ERR, the
+# terminals for what the command prints; and the options DMLOOP_VM_DISK (KiB), DMLOOP_VM_UDEV,
+# DMLOOP_VM_MODULES.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 exec </dev/null
@@ -20,9 +22,12 @@ if [ -n "$DMLOOP_VM_LAYER" ] && [ -z "$DMLOOP_VM_LAYERED" ]; then
   mount -t proc proc /proc
   mount -t tmpfs tmpfs /tmp
   mkdir -p /tmp/upper /tmp/work /tmp/root /tmp/layer /tmp/modules/lib
-  ln -s "$DMLOOP_VM_LAYER/usr/lib/uml/modules" /tmp/modules/lib/modules
-  # The package's modprobe is a link to an absolute path, which is not there yet.
-  ln -s "$DMLOOP_VM_LAYER/bin/kmod" /tmp/modprobe
+  ln -s "$DMLOOP_VM_KERNEL" /tmp/modules/lib/modules
+  # The package's modprobe is a link to an absolute path, which is not there yet. What the host has
+  # is not in the layer.
+  kmod=$DMLOOP_VM_LAYER/bin/kmod
+  [ -x "$kmod" ] || kmod=/bin/kmod
+  ln -s "$kmod" /tmp/modprobe
   # A mount of its own, because overlayfs takes no layer that lies within another.
   mount -t hostfs -o "$DMLOOP_VM_LAYER" none /tmp/layer
   LD_LIBRARY_PATH="$DMLOOP_VM_LAYER/usr/lib/$(uname -m)-linux-gnu" \
@@ -43,7 +48,7 @@ ln -sf /proc/self/fd /dev/fd
 
 mkdir -p /run/vm /run/modules/lib
 mount -t hostfs -o "$DMLOOP_VM_DIR" none /run/vm || stop
-ln -s /usr/lib/uml/modules /run/modules/lib/modules
+ln -s "$DMLOOP_VM_KERNEL" /run/modules/lib/modules
 modprobe -d /run/modules -a dm-mod dm-zero loop
 modprobe -d /run/modules brd rd_nr=2 rd_size="$DMLOOP_VM_DISK"
 for module in $(echo "$DMLOOP_VM_MODULES" | tr ',' ' '); do
@@ -69,7 +74,11 @@ else
   export DM_DISABLE_UDEV=1
 fi
 
-for tty in /dev/tty1 /dev/tty2; do stty raw -echo <"$tty" >"$tty"; done
-sh /run/vm/command >/dev/tty1 2>/dev/tty2
+{
+  # While they are open, because some terminals forget their settings when they are closed.
+  stty raw -echo <&1
+  stty raw -echo <&2
+  sh /run/vm/command
+} >"/dev/$DMLOOP_VM_OUT" 2>"/dev/$DMLOOP_VM_ERR"
 echo $? >/run/vm/status
 stop

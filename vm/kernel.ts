@@ -1,4 +1,4 @@
-// A throwaway kernel with device-mapper: User-Mode Linux, which runs as a process of this machine.
+// A throwaway kernel with device-mapper.
 import { spawn } from 'node:child_process'
 import {
   chmodSync,
@@ -11,10 +11,11 @@ import {
 } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { ensurePrograms, findProgram } from './packages.js'
+import { ensurePrograms } from './packages.js'
+import { uml } from './uml.js'
 
 export interface GuestOptions {
-  /** The guest's memory, as the kernel's `mem=` takes it. */
+  /** The guest's memory, as in 512M or 2G. */
   memory: string
   /** The size of each of the two ram disks, in MiB. */
   disk: number
@@ -35,6 +36,27 @@ export const GUEST_DEFAULTS: GuestOptions = {
   modules: [],
   timeout: 0,
   env: {},
+}
+
+/** What a guest of any kind is started with. */
+export interface Boot {
+  options: GuestOptions
+  /** The folder of unpacked packages, if it is in use. */
+  layer: string | undefined
+  /** The host directory through which guest and host exchange files; `init` is in it. */
+  directory: string
+  /** What init.sh reads from its environment, where the kernel puts it. */
+  parameters: string[]
+}
+
+/**
+ * A kind of guest kernel. Its command has the kernel's log as descriptor 3, and what the guest's
+ * command prints goes to descriptors 1 and 2; it ends when the guest has stopped.
+ */
+export interface Kernel {
+  /** The programs it needs, and the Debian packages that bring them. */
+  programs: Record<string, string>
+  command: (boot: Boot) => string[]
 }
 
 /** Exit statuses of our own, as timeout(1) and sysexits.h number them. */
@@ -67,9 +89,7 @@ function environment(options: GuestOptions): Record<string, string> {
  * visible read-only; nothing of the host's devices is in the guest.
  */
 export async function runInGuest(command: string[], options: GuestOptions): Promise<number> {
-  const layer = ensurePrograms()
-  const kernel = findProgram('linux.uml', layer)
-  if (!kernel) throw new Error('linux.uml is not where its package puts it')
+  const layer = ensurePrograms(uml.programs)
 
   const directory = mkdtempSync(join(tmpdir(), 'dmloop-vm-'))
   const kernelLog = join(directory, 'kernel.log')
@@ -80,26 +100,15 @@ export async function runInGuest(command: string[], options: GuestOptions): Prom
     writeFileSync(init, readFileSync(new URL('../../vm/init.sh', import.meta.url)))
     chmodSync(init, 0o755)
 
-    const args = [
-      `mem=${options.memory}`,
-      'root=/dev/root',
-      'rootfstype=hostfs',
-      'hostfs=/',
-      'ro',
-      'quiet',
-      `init=${init}`,
-      // tty0 is the kernel's own console; tty1 and tty2 are the command's output and error streams.
-      'con=null',
-      'con0=null,fd:3',
-      'con1=null,fd:1',
-      'con2=null,fd:2',
+    const parameters = [
       `DMLOOP_VM_DIR=${directory}`,
       `DMLOOP_VM_DISK=${options.disk * 1024}`,
       `DMLOOP_VM_MODULES=${options.modules.join(',')}`,
       ...(options.udev ? ['DMLOOP_VM_UDEV=1'] : []),
       ...(layer ? [`DMLOOP_VM_LAYER=${layer}`] : []),
     ]
-    const exit = await boot(kernel, args, { directory, log, timeout: options.timeout })
+    const program = uml.command({ options, layer, directory, parameters })
+    const exit = await boot(program, { directory, log, timeout: options.timeout })
     if (exit === 'timeout') {
       console.error(`the guest was stopped after ${options.timeout} s`)
       return TIMED_OUT
@@ -128,16 +137,14 @@ function guestFailed(kernelLog: string): number {
 }
 
 function boot(
-  kernel: string,
-  args: string[],
+  program: string[],
   { directory, log, timeout }: { directory: string; log: number; timeout: number },
 ): Promise<'ended' | 'timeout' | NodeJS.Signals> {
   return new Promise((resolve, reject) => {
-    // User-Mode Linux is several processes: a group of their own lets us end them all. A watcher in
-    // the group does it when our end of its pipe closes, so even our own SIGKILL leaves none behind,
+    // A guest is several processes: a group of their own lets us end them all. A watcher in the group does it when our end of its pipe closes, so even our own SIGKILL leaves none behind,
     // nor the directory.
     const watched = '(read -r _ <&4; rm -rf "$0"; kill -KILL 0) & exec "$@" 4<&-'
-    const guest = spawn('sh', ['-c', watched, directory, kernel, ...args], {
+    const guest = spawn('sh', ['-c', watched, directory, ...program], {
       stdio: ['ignore', 'pipe', 'pipe', log, 'pipe'],
       detached: true,
     })

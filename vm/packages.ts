@@ -4,9 +4,8 @@ import { accessSync, constants, existsSync, mkdirSync, readdirSync, symlinkSync 
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 
-/** Each program and the Debian package that brings it. */
+/** Each program that commands in a guest need, and the Debian package that brings it. */
 const PROGRAMS: Record<string, string> = {
-  'linux.uml': 'user-mode-linux',
   kmod: 'kmod',
   udevadm: 'udev',
   dmsetup: 'dmsetup',
@@ -38,24 +37,41 @@ export function findProgram(name: string, layer = ''): string | undefined {
   })
 }
 
-function run(command: string, args: string[]): void {
+/** The first words of a command that runs a program of this machine or of the layer. */
+export function programCommand(name: string, layer: string | undefined): string[] {
+  const path = findProgram(name) ?? findProgram(name, layer)
+  if (!path) throw new Error(`${name} is not where its package puts it`)
+  // The loader does not look into a layer for libraries by itself.
+  return layer ? ['env', `LD_LIBRARY_PATH=${libraries(layer)}`, path] : [path]
+}
+
+const libraries = (layer: string): string =>
+  readdirSync(join(layer, 'usr/lib'))
+    .filter((name) => name.endsWith('-linux-gnu'))
+    .map((name) => join(layer, 'usr/lib', name))
+    .join(':')
+
+/** The folder of what is fetched and made once. */
+const cacheFolder = (): string =>
+  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'dmloop')
+
+function run([program = '', ...args]: string[], cwd?: string): void {
   // Standard output belongs to the command in the guest, so package chatter goes to the error stream.
-  const { status } = spawnSync(command, args, {
+  const { status } = spawnSync(program, args, {
+    ...(cwd === undefined ? {} : { cwd }),
     stdio: ['ignore', 2, 2],
     env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
   })
-  if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed`)
+  if (status !== 0) throw new Error(`${program} ${args.join(' ')} failed`)
 }
 
 function install(packages: string[]): void {
-  run('apt-get', ['-q', 'update'])
-  run('apt-get', ['-q', 'install', '-y', '--no-install-recommends', ...packages])
+  run(['apt-get', '-q', 'update'])
+  run(['apt-get', '-q', 'install', '-y', '--no-install-recommends', ...packages])
 }
 
-/** Downloads packages, with what they depend on, and unpacks them into `layer`: needs no root. */
-function unpack(packages: string[], layer: string): void {
-  const apt = join(layer, '..', 'apt')
-  const archives = join(apt, 'archives')
+/** The options with which apt keeps its lists and archives in a folder of ours: needs no root. */
+function ownApt(apt: string): string[] {
   for (const folder of ['lists/partial', 'archives/partial']) {
     mkdirSync(join(apt, folder), { recursive: true })
   }
@@ -63,51 +79,62 @@ function unpack(packages: string[], layer: string): void {
     `Dir::State::Lists=${join(apt, 'lists')}`,
     `Dir::Cache=${apt}`,
     'Debug::NoLocking=true',
+    // As root, apt would download as a user who may not look into our folder.
+    'APT::Sandbox::User=root',
   ].flatMap((setting) => ['-o', setting])
-  run('apt-get', ['-q', ...own, 'update'])
-  run('apt-get', [
-    ...['-q', ...own, 'install', '-y', '--no-install-recommends', '--download-only'],
-    ...packages,
-  ])
+  run(['apt-get', '-q', ...own, 'update'])
+  return own
+}
+
+function extract(archive: string, folder: string): void {
+  const script = 'dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink -C "$2"'
+  run(['sh', '-ec', script, 'extract', archive, folder])
+}
+
+const archivesIn = (folder: string): string[] =>
+  readdirSync(folder)
+    .filter((name) => name.endsWith('.deb'))
+    .map((name) => join(folder, name))
+
+/** Downloads packages, with what they depend on, and unpacks them into `layer`: needs no root. */
+function unpack(packages: string[], layer: string): void {
+  const apt = join(layer, '..', 'apt')
+  const install = ['install', '-y', '--no-install-recommends', '--download-only', ...packages]
+  run(['apt-get', '-q', ...ownApt(apt), ...install])
   // The layer goes over a merged /usr, so it must be merged as well.
   for (const folder of ['bin', 'sbin', 'lib']) {
     mkdirSync(join(layer, 'usr', folder), { recursive: true })
     if (!existsSync(join(layer, folder))) symlinkSync(`usr/${folder}`, join(layer, folder))
   }
-  for (const file of readdirSync(archives).filter((name) => name.endsWith('.deb'))) {
-    run('sh', [
-      '-ec',
-      'dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink -C "$2"',
-      'unpack',
-      join(archives, file),
-      layer,
-    ])
-  }
+  for (const archive of archivesIn(join(apt, 'archives'))) extract(archive, layer)
+}
+
+function requireApt(lacking: string): void {
+  if (findProgram('apt-get')) return
+  throw new Error(
+    `this machine lacks ${lacking}, and has no apt-get to fetch them with: ` +
+      'install them with its own package manager',
+  )
 }
 
 /**
- * Makes sure that every program is there: installed with apt-get as root, unpacked into a cache
- * folder otherwise. Returns that folder if it is in use. Throws with what is missing where there is
- * no apt-get.
+ * Makes sure that every program is there, those of one kind of guest included: installed with apt-get
+ * as root, unpacked into a cache folder otherwise. Returns that folder if it is in use. Throws with
+ * what is missing where there is no apt-get.
  */
-export function ensurePrograms(): string | undefined {
-  const missing = Object.keys(PROGRAMS).filter((name) => !findProgram(name))
+export function ensurePrograms(ofTheKernel: Record<string, string>): string | undefined {
+  const programs = { ...ofTheKernel, ...PROGRAMS }
+  const missing = Object.keys(programs).filter((name) => !findProgram(name))
   if (missing.length === 0) return undefined
 
-  const packages = [...new Set(missing.map((name) => PROGRAMS[name] ?? name))]
-  if (!findProgram('apt-get')) {
-    throw new Error(
-      `this machine lacks ${missing.join(', ')} (in Debian: packages ${packages.join(', ')}), ` +
-        'and has no apt-get to fetch them with: install them with its own package manager',
-    )
-  }
+  const packages = [...new Set(missing.map((name) => programs[name] ?? name))]
+  requireApt(`${missing.join(', ')} (in Debian: packages ${packages.join(', ')})`)
   if (process.getuid?.() === 0) {
     console.error(`installing ${packages.join(' ')}`)
     install(packages)
     return undefined
   }
-  const cache = process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache')
-  const layer = join(cache, 'dmloop', 'layer')
+  const layer = join(cacheFolder(), 'layer')
   if (missing.some((name) => !findProgram(name, layer))) {
     console.error(`unpacking ${packages.join(' ')} into ${layer}`)
     unpack(packages, layer)

@@ -1,0 +1,30 @@
+// User-Mode Linux: a kernel with one processor that runs as a process of this machine.
+import { dirname, join } from 'node:path'
+import type { Kernel } from './kernel.js'
+import { programCommand } from './packages.js'
+
+export const uml: Kernel = {
+  programs: { 'linux.uml': 'user-mode-linux' },
+  command: ({ options, layer, directory, parameters }) => {
+    const kernel = programCommand('linux.uml', layer)
+    return [
+      ...kernel,
+      `mem=${options.memory}`,
+      'root=/dev/root',
+      'rootfstype=hostfs',
+      'hostfs=/',
+      'ro',
+      'quiet',
+      `init=${join(directory, 'init')}`,
+      // tty0 is the kernel's own console; tty1 and tty2 are the command's output and error streams.
+      'con=null',
+      'con0=null,fd:3',
+      'con1=null,fd:1',
+      'con2=null,fd:2',
+      'DMLOOP_VM_OUT=tty1',
+      'DMLOOP_VM_ERR=tty2',
+      `DMLOOP_VM_KERNEL=${join(dirname(kernel.at(-1) ?? ''), '../lib/uml/modules')}`,
+      ...parameters,
+    ]
+  },
+}
