@@ -6,6 +6,7 @@ const USAGE = `Runs a command as root in a throwaway kernel that has device-mapp
 
   npm run vm -- [OPTION ...] COMMAND [ARG ...]
 
+  --smp=N           Debian's kernel with N processors, emulated by qemu (User-Mode Linux, with one)
   --memory=SIZE     the guest's memory (${GUEST_DEFAULTS.memory})
   --disk=MIB        the size of each of /dev/ram0 and /dev/ram1 (${GUEST_DEFAULTS.disk})
   --udev            run systemd-udevd with the distribution's rules
@@ -36,6 +37,7 @@ try {
   options = parseArgs({
     args: argv.slice(0, split),
     options: {
+      smp: { type: 'string', default: String(GUEST_DEFAULTS.smp) },
       memory: { type: 'string', default: GUEST_DEFAULTS.memory },
       disk: { type: 'string', default: String(GUEST_DEFAULTS.disk) },
       udev: { type: 'boolean', default: false },
@@ -56,6 +58,7 @@ if (command.length === 0) fail('no command was given')
 try {
   process.exitCode = await runInGuest(command, {
     ...GUEST_DEFAULTS,
+    smp: wholeNumber(options.smp, 'smp'),
     memory: options.memory,
     disk: wholeNumber(options.disk, 'disk'),
     udev: options.udev,

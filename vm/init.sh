@@ -16,6 +16,15 @@ stop() {
   sleep 60
 }
 
+# Mounts the host directory $1 on $2. User-Mode Linux reaches it itself, qemu has it under its last name.
+mount_host() {
+  if grep -qw hostfs /proc/filesystems; then
+    mount -t hostfs -o "$1" none "$2"
+  else
+    mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 "$(basename "$1")" "$2"
+  fi
+}
+
 if [ -n "$DMLOOP_VM_LAYER" ] && [ -z "$DMLOOP_VM_LAYERED" ]; then
   # Without root on the host nothing could be installed there: the packages lie over the host's files
   # in a layer of their own, and changes to either go to memory.
@@ -29,7 +38,7 @@ if [ -n "$DMLOOP_VM_LAYER" ] && [ -z "$DMLOOP_VM_LAYERED" ]; then
   [ -x "$kmod" ] || kmod=/bin/kmod
   ln -s "$kmod" /tmp/modprobe
   # A mount of its own, because overlayfs takes no layer that lies within another.
-  mount -t hostfs -o "$DMLOOP_VM_LAYER" none /tmp/layer
+  mount_host "$DMLOOP_VM_LAYER" /tmp/layer
   LD_LIBRARY_PATH="$DMLOOP_VM_LAYER/usr/lib/$(uname -m)-linux-gnu" \
     /tmp/modprobe -d /tmp/modules overlay &&
     mount -t overlay overlay /tmp/root \
@@ -47,7 +56,7 @@ mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs 
 ln -sf /proc/self/fd /dev/fd
 
 mkdir -p /run/vm /run/modules/lib
-mount -t hostfs -o "$DMLOOP_VM_DIR" none /run/vm || stop
+mount_host "$DMLOOP_VM_DIR" /run/vm || stop
 ln -s "$DMLOOP_VM_KERNEL" /run/modules/lib/modules
 modprobe -d /run/modules -a dm-mod dm-zero loop
 modprobe -d /run/modules brd rd_nr=2 rd_size="$DMLOOP_VM_DISK"

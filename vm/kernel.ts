@@ -1,4 +1,4 @@
-// A throwaway kernel with device-mapper.
+// A throwaway kernel with device-mapper: User-Mode Linux, or an SMP one under qemu.
 import { spawn } from 'node:child_process'
 import {
   chmodSync,
@@ -12,9 +12,12 @@ import {
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ensurePrograms } from './packages.js'
+import { qemu } from './qemu.js'
 import { uml } from './uml.js'
 
 export interface GuestOptions {
+  /** The number of processors, under qemu; 0: User-Mode Linux, which has one. */
+  smp: number
   /** The guest's memory, as in 512M or 2G. */
   memory: string
   /** The size of each of the two ram disks, in MiB. */
@@ -30,6 +33,7 @@ export interface GuestOptions {
 }
 
 export const GUEST_DEFAULTS: GuestOptions = {
+  smp: 0,
   memory: '2G',
   disk: 256,
   udev: false,
@@ -38,7 +42,7 @@ export const GUEST_DEFAULTS: GuestOptions = {
   env: {},
 }
 
-/** What a guest of any kind is started with. */
+/** What a guest of either kind is started with. */
 export interface Boot {
   options: GuestOptions
   /** The folder of unpacked packages, if it is in use. */
@@ -89,7 +93,8 @@ function environment(options: GuestOptions): Record<string, string> {
  * visible read-only; nothing of the host's devices is in the guest.
  */
 export async function runInGuest(command: string[], options: GuestOptions): Promise<number> {
-  const layer = ensurePrograms(uml.programs)
+  const kernel = options.smp > 0 ? qemu : uml
+  const layer = ensurePrograms(kernel.programs)
 
   const directory = mkdtempSync(join(tmpdir(), 'dmloop-vm-'))
   const kernelLog = join(directory, 'kernel.log')
@@ -107,7 +112,7 @@ export async function runInGuest(command: string[], options: GuestOptions): Prom
       ...(options.udev ? ['DMLOOP_VM_UDEV=1'] : []),
       ...(layer ? [`DMLOOP_VM_LAYER=${layer}`] : []),
     ]
-    const program = uml.command({ options, layer, directory, parameters })
+    const program = kernel.command({ options, layer, directory, parameters })
     const exit = await boot(program, { directory, log, timeout: options.timeout })
     if (exit === 'timeout') {
       console.error(`the guest was stopped after ${options.timeout} s`)

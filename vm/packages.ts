@@ -1,6 +1,14 @@
 // The programs that the kernel bench and the tests need, from Debian's packages.
-import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, mkdirSync, readdirSync, symlinkSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 
@@ -52,10 +60,10 @@ const libraries = (layer: string): string =>
     .join(':')
 
 /** The folder of what is fetched and made once. */
-const cacheFolder = (): string =>
+export const cacheFolder = (): string =>
   join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'dmloop')
 
-function run([program = '', ...args]: string[], cwd?: string): void {
+export function run([program = '', ...args]: string[], cwd?: string): void {
   // Standard output belongs to the command in the guest, so package chatter goes to the error stream.
   const { status } = spawnSync(program, args, {
     ...(cwd === undefined ? {} : { cwd }),
@@ -63,6 +71,14 @@ function run([program = '', ...args]: string[], cwd?: string): void {
     env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
   })
   if (status !== 0) throw new Error(`${program} ${args.join(' ')} failed`)
+}
+
+export function output([program = '', ...args]: string[], input = Buffer.alloc(0)): Buffer {
+  return execFileSync(program, args, {
+    input,
+    stdio: ['pipe', 'pipe', 'inherit'],
+    maxBuffer: 1 << 28,
+  })
 }
 
 function install(packages: string[]): void {
@@ -107,6 +123,24 @@ function unpack(packages: string[], layer: string): void {
     if (!existsSync(join(layer, folder))) symlinkSync(`usr/${folder}`, join(layer, folder))
   }
   for (const archive of archivesIn(join(apt, 'archives'))) extract(archive, layer)
+}
+
+/**
+ * Downloads single packages, whatever of them is installed, and unpacks them into `folder`. For a
+ * metapackage it takes what it stands for: the first package it depends on.
+ */
+export function unpackAlone(packages: string[], metapackage: string, folder: string): void {
+  requireApt(`the packages ${[metapackage, ...packages].join(', ')} of Debian`)
+  const own = ownApt(join(folder, 'apt'))
+  // In another language apt-cache says it in other words.
+  const apt = ['env', 'LC_ALL=C', 'apt-cache', ...own]
+  const depends = output([...apt, 'depends', metapackage]).toString()
+  const real = /Depends: (\S+)/.exec(depends)?.[1]
+  if (real === undefined) throw new Error(`there is no package behind ${metapackage}`)
+  const archives = join(folder, 'apt', 'archives')
+  run(['apt-get', '-q', ...own, 'download', real, ...packages], archives)
+  for (const archive of archivesIn(archives)) extract(archive, folder)
+  rmSync(join(folder, 'apt'), { recursive: true })
 }
 
 function requireApt(lacking: string): void {
