@@ -1,12 +1,10 @@
 // The file beneath a device: opened once, known by what it is and not by its path.
-import { constants } from 'node:fs'
-import { open, realpath, stat, type FileHandle } from 'node:fs/promises'
 import debug from 'debug'
 import { isSystemError, verdict } from './errors.js'
 import { filesystemOf, type Filesystem } from './filesystems.js'
-import { native, result, type FileFacts } from './native.js'
+import { native, result, type FileFacts, type Look } from './native.js'
 import { FILESYSTEMS, type AddressCall } from './policy.js'
-import { deviceName, deviceSize, logicalBlockSize } from './sysfs.js'
+import { deviceName } from './sysfs.js'
 import { usesOf, type Uses } from './uses.js'
 
 const log = debug('dmloop:backing-file')
@@ -14,33 +12,18 @@ const log = debug('dmloop:backing-file')
 export class BackingFile {
   /** The path without symbolic links. */
   readonly path: string
-  readonly handle: FileHandle
-  readonly filesystem: Filesystem
-  facts: FileFacts
+  readonly fd: number
   /** What the file is, whatever it is called: its filesystem's device, and its place there. */
   identity = ''
   uses: Uses = { swap: false, loops: [] }
-  /** The filesystem's device, as "major:minor". */
-  readonly device: string
-  /** The device's logical block size, in bytes. */
-  readonly blockSize: number
-  /** Bytes; 0 when the filesystem has no device. */
-  readonly deviceSize: number
+  #look: Look
+  #filesystem: Filesystem
 
-  private constructor(
-    path: string,
-    handle: FileHandle,
-    facts: FileFacts,
-    filesystem: Filesystem,
-    sizes: { blockSize: number; deviceSize: number },
-  ) {
+  private constructor(path: string, fd: number, look: Look) {
     this.path = path
-    this.handle = handle
-    this.facts = facts
-    this.filesystem = filesystem
-    this.device = deviceName(facts.major, facts.minor)
-    this.blockSize = sizes.blockSize
-    this.deviceSize = sizes.deviceSize
+    this.fd = fd
+    this.#look = look
+    this.#filesystem = filesystemOf(look)
   }
 
   /**
@@ -48,28 +31,45 @@ export class BackingFile {
    * with the system's error where there is no file or no permission.
    */
   static async open(file: string): Promise<BackingFile> {
-    const path = await realpath(file)
-    // To open a device or a pipe can do something; it is asked what it is first.
-    if (!(await stat(path)).isFile()) throw verdict('DMLOOP_NOT_REGULAR_FILE', { file: path })
-    const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const { fd, path, look } = await result(native.openFile(file), file)
+    if (fd < 0) throw verdict('DMLOOP_NOT_REGULAR_FILE', { file: path })
+    const backing = new BackingFile(path, fd, look)
     try {
-      const facts = await result(native.inspect(handle.fd), path)
-      if ((facts.mode & constants.S_IFMT) !== constants.S_IFREG) {
-        throw verdict('DMLOOP_NOT_REGULAR_FILE', { file: path })
-      }
-      const device = deviceName(facts.major, facts.minor)
-      const sizes = {
-        blockSize: await logicalBlockSize(device),
-        deviceSize: await deviceSize(device),
-      }
-      const backing = new BackingFile(path, handle, facts, await filesystemOf(facts), sizes)
       await backing.#identify()
-      log('%s: %s on %s, inode %s', path, backing.filesystem.name, backing.device, facts.inode)
-      return backing
     } catch (error) {
-      await handle.close()
+      await backing[Symbol.asyncDispose]()
       throw error
     }
+    log('%s: %s on %s, inode %s', path, backing.filesystem.name, backing.device, look.facts.inode)
+    return backing
+  }
+
+  get facts(): FileFacts {
+    return this.#look.facts
+  }
+
+  get filesystem(): Filesystem {
+    return this.#filesystem
+  }
+
+  /** The filesystem's device, as "major:minor". */
+  get device(): string {
+    return deviceName(this.facts.major, this.facts.minor)
+  }
+
+  /** The kernel's name of that device, if it has one. */
+  get deviceName(): string | undefined {
+    return this.#look.kernelName
+  }
+
+  /** The device's logical block size, in bytes. */
+  get blockSize(): number {
+    return this.#look.blockSize
+  }
+
+  /** Bytes; 0 when the filesystem has no device. */
+  get deviceSize(): number {
+    return this.#look.deviceSize
   }
 
   get size(): number {
@@ -83,7 +83,7 @@ export class BackingFile {
   async #identify(): Promise<void> {
     const { major, minor } = this.facts
     this.identity = `${major}-${minor}-${await this.#place()}`
-    this.uses = await usesOf(this.facts)
+    this.uses = await usesOf(this.#look)
   }
 
   /**
@@ -94,11 +94,11 @@ export class BackingFile {
     const { inode, size } = this.facts
     if (this.addressCall !== 'FIBMAP' || size === 0) return inode
     try {
-      const start = await result(
-        native.walkExtents(this.handle.fd, this.addressCall, 0, 1),
+      const { extents } = await result(
+        native.walkExtents(this.fd, this.addressCall, 0, 1, 1),
         this.path,
       )
-      return `at${start.rows[1] ?? 0}`
+      return `at${native.extentRows(extents, 0, 1)[1] ?? 0}`
     } catch (error) {
       // FIBMAP is for root (CAP_SYS_RAWIO). Who may not ask may not map either, but may plan a loop device.
       if (!isSystemError(error, 'EPERM')) throw error
@@ -111,21 +111,22 @@ export class BackingFile {
    * looks at the file again: until it was held still it may have changed.
    */
   async settle(): Promise<void> {
-    await this.handle.sync()
+    await result(native.sync(this.fd), this.path)
     await this.look()
   }
 
   /** Looks at the file again. Rejects with DMLOOP_FILE_CHANGED when it is another by now. */
   async look(): Promise<void> {
-    const { identity, path, handle } = this
-    this.facts = await result(native.inspect(handle.fd), path)
+    const { identity, path, fd } = this
+    this.#look = await result(native.lookAt(fd), path)
+    this.#filesystem = filesystemOf(this.#look)
     await this.#identify()
     if (this.identity === identity) return
     throw verdict('DMLOOP_FILE_CHANGED', { file: path }, 'changed while it was being mapped')
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.handle.close()
+    await result(native.close(this.fd), this.path)
   }
 }
 

@@ -1,7 +1,6 @@
 // The claim on a file: one process at a time maps or unmaps it, and the record of its mapping.
 import { randomUUID } from 'node:crypto'
-import { constants } from 'node:fs'
-import { mkdir, open, readdir, readFile, rm, stat, type FileHandle } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import debug from 'debug'
 import { isSystemError, verdict, type Problem } from './errors.js'
@@ -60,27 +59,28 @@ export const newRecord = (
 
 const recordPath = (identity: string): string => join(DIRECTORY, `${identity}.json`)
 
-/** Every file that has a record. */
-export async function recordedIdentities(): Promise<string[]> {
-  try {
-    const names = await readdir(DIRECTORY)
-    return names.filter((name) => name.endsWith('.json')).map((name) => basename(name, '.json'))
-  } catch (error) {
-    if (isSystemError(error, 'ENOENT')) return []
-    throw error
+/** The record that a text is, if it is one. */
+function parseRecord(text: string): MappingRecord | undefined {
+  const [line = '', ...rest] = text.split('\n')
+  // A claim without a mapping is an empty file; a line without an end is being written.
+  return rest.length === 0 ? undefined : (JSON.parse(line) as MappingRecord)
+}
+
+/** Every record there is, by the file that it is of. */
+export async function readRecords(): Promise<Map<string, MappingRecord>> {
+  const records = new Map<string, MappingRecord>()
+  for (const { name, text } of await result(native.readFolder(DIRECTORY), DIRECTORY)) {
+    const record = name.endsWith('.json') ? parseRecord(text) : undefined
+    if (record) records.set(basename(name, '.json'), record)
   }
+  return records
 }
 
 /** The record of a file's mapping, if there is one. */
 export async function readRecord(identity: string): Promise<MappingRecord | undefined> {
-  try {
-    const [line = '', ...rest] = (await readFile(recordPath(identity), 'utf8')).split('\n')
-    // A claim without a mapping is an empty file; a line without an end is being written.
-    return rest.length === 0 ? undefined : (JSON.parse(line) as MappingRecord)
-  } catch (error) {
-    if (isSystemError(error, 'ENOENT')) return undefined
-    throw error
-  }
+  const path = recordPath(identity)
+  const text = await result(native.readFirst([path]), path)
+  return text === undefined ? undefined : parseRecord(text)
 }
 
 /**
@@ -89,12 +89,11 @@ export async function readRecord(identity: string): Promise<MappingRecord | unde
  * mapping or unmapping these files, and that what is half-done was left by a crash.
  */
 export class Claim implements AsyncDisposable {
-  readonly #records: { path: string; identity: string; handle: FileHandle }[] = []
+  readonly #records: { path: string; identity: string; fd: number; text: string }[] = []
 
   static async take(identities: readonly string[], patience: Patience): Promise<Claim> {
     const claim = new Claim()
     try {
-      await mkdir(DIRECTORY, { recursive: true, mode: 0o700 })
       // In one order for everyone: two processes that claim the same files cannot wait for each other.
       for (const identity of [...new Set(identities)].sort()) await claim.#take(identity, patience)
       return claim
@@ -106,62 +105,62 @@ export class Claim implements AsyncDisposable {
 
   async #take(identity: string, patience: Patience): Promise<void> {
     const path = recordPath(identity)
-    const handle = await poll(() => tryLocking(path), patience)
-    if (!handle) {
+    const locked = await poll(() => tryLocking(path), patience)
+    if (!locked) {
       const detail = `another process was busy with it for ${patience.timeout} ms`
       throw verdict('DMLOOP_TIMEOUT', { file: path }, detail)
     }
     log('claimed %s', identity)
-    this.#records.push({ path, identity, handle })
+    this.#records.push({ path, identity, ...locked })
+  }
+
+  /** What the record of a claimed file says. */
+  recordOf(identity: string): MappingRecord | undefined {
+    const record = this.#records.find((each) => each.identity === identity)
+    return record && parseRecord(record.text)
   }
 
   /** Writes the record of a mapping that covers all the claimed files. */
-  async write(record: MappingRecord): Promise<void> {
-    const line = Buffer.from(`${JSON.stringify(record)}\n`)
-    for (const { handle } of this.#records) {
-      // Only the first line counts, so that the file is whole at every moment.
-      await handle.write(line, 0, line.length, 0)
-      await handle.truncate(line.length)
-    }
+  async write(mapping: MappingRecord): Promise<void> {
+    for (const record of this.#records) await this.#set(record, `${JSON.stringify(mapping)}\n`)
   }
 
   /** Empties the records: there is no mapping any more. They go with the claim. */
   async clear(): Promise<void> {
-    for (const { handle } of this.#records) await handle.truncate(0)
+    for (const record of this.#records) {
+      if (record.text !== '') await this.#set(record, '')
+    }
   }
 
   /** Empties those of the records that are of one mapping. */
   async clearOf({ id }: MappingRecord): Promise<void> {
-    for (const { identity, handle } of this.#records) {
-      if ((await readRecord(identity))?.id === id) await handle.truncate(0)
+    for (const record of this.#records) {
+      if (parseRecord(record.text)?.id === id) await this.#set(record, '')
     }
   }
 
+  async #set(record: { path: string; fd: number; text: string }, text: string): Promise<void> {
+    await result(native.writeRecord(record.fd, text), record.path)
+    record.text = text
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { path, handle } of this.#records.splice(0)) {
-      // An empty one says nothing; if it was removed from outside, the path is the next process's.
-      const { size, nlink } = await handle.stat()
-      if (size === 0 && nlink > 0) await rm(path, { force: true })
-      await handle.close()
+    for (const { path, fd } of this.#records.splice(0)) {
+      await result(native.releaseRecord(fd, path), path)
       log('released %s', path)
     }
   }
 }
 
 /** Opens and locks a record; undefined when another process has it. */
-async function tryLocking(path: string): Promise<FileHandle | undefined> {
-  const handle = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600)
+async function tryLocking(path: string): Promise<{ fd: number; text: string } | undefined> {
   try {
-    await result(native.tryLock(handle.fd), path)
-    // Who had the lock before may have removed the file: then this is a lock on nothing.
-    const [locked, named] = [await handle.stat(), await stat(path).catch(() => undefined)]
-    if (locked.ino === named?.ino) return handle
+    return await result(native.lockRecord(path), path)
   } catch (error) {
-    if (!isSystemError(error, 'EAGAIN')) {
-      await handle.close()
-      throw error
-    }
+    if (isSystemError(error, 'EAGAIN')) return undefined
+    if (!isSystemError(error, 'ENOENT')) throw error
+    // The first mapping since the machine was started.
+    await mkdir(DIRECTORY, { recursive: true, mode: 0o700 })
+    return await result(native.lockRecord(path), path)
   }
-  await handle.close()
-  return undefined
 }

@@ -1,19 +1,18 @@
 // Whether the device shows the bytes of the file: read through both, past every cache.
-import { constants } from 'node:fs'
-import { open, type FileHandle } from 'node:fs/promises'
 import debug from 'debug'
-import { DmloopError, isSystemError, problem, type Problem } from './errors.js'
+import type { BackingFile } from './backing-file.js'
+import { DmloopError, problem, type Problem } from './errors.js'
 import { native, result } from './native.js'
 import type { MapRequest } from './options.js'
 import type { SlicePlan } from './plan-file.js'
 import type { FileSlice } from './range.js'
 
 /** What of a file is compared. */
-export type ComparedPart = Pick<SlicePlan, 'slice' | 'extents'>
+export type ComparedPart = Pick<SlicePlan, 'slice' | 'facts'>
 
 /** Slices of which no extents are known, nor matter. */
 export const wholly = (slices: readonly FileSlice[]): ComparedPart[] =>
-  slices.map((slice) => ({ slice, extents: new Float64Array() }))
+  slices.map((slice) => ({ slice, facts: undefined }))
 
 const log = debug('dmloop:content')
 
@@ -58,58 +57,48 @@ function* endsOf({ offset, length }: Run): Iterable<Run> {
   if (length > size) yield { offset: offset + length - size, length: size }
 }
 
-function* sampleOf({ slice, extents }: ComparedPart): Iterable<Run> {
+/** A sample of a slice, each run once: an extent may be all there is. */
+function sampleOf(part: ComparedPart): Iterable<Run> {
+  return new Map([...placesOf(part)].map((run) => [run.offset, run])).values()
+}
+
+function* placesOf({ slice, facts }: ComparedPart): Iterable<Run> {
   yield* endsOf(slice)
-  const count = extents.length / 4
+  const { extents, count = 0 } = facts ?? {}
   const step = Math.max(1, count / SAMPLES)
-  for (let index = 0; index < count; index += step) {
-    const row = Math.floor(index) * 4
-    yield* endsOf({ offset: extents[row] as number, length: extents[row + 2] as number })
+  for (let index = 0; extents && index < count; index += step) {
+    const [offset = 0, , length = 0] = native.extentRows(extents, Math.floor(index), 1)
+    yield* endsOf({ offset, length })
   }
 }
 
-/**
- * The file for direct reading. A filesystem that has no direct I/O for it gives the file itself, whose
- * cached pages are dropped first.
- */
-async function openDirect({ slice }: ComparedPart): Promise<FileHandle> {
-  const { handle, path } = slice.file
-  // By the descriptor: whatever the path leads to by now, this is the file that was looked at.
-  const self = `/proc/self/fd/${handle.fd}`
-  try {
-    return await open(self, constants.O_RDONLY | constants.O_DIRECT)
-  } catch (error) {
-    if (!isSystemError(error, 'EINVAL')) throw error
-    await result(native.dropCache(handle.fd), path)
-    return open(self, constants.O_RDONLY)
+/** Runs put together to what is compared at a time. */
+function* stepsOf(runs: Iterable<Run>): Iterable<Run[]> {
+  let step: Run[] = []
+  let bytes = 0
+  for (const run of runs) {
+    step.push(run)
+    bytes += run.length
+    if (bytes < STEP) continue
+    yield step
+    step = []
+    bytes = 0
   }
+  if (step.length > 0) yield step
 }
 
 /** How often a difference is looked at before it counts: the device may be written to meanwhile. */
 const LOOKS = 3
 
-interface Place {
-  fd: number
-  /** Bytes. */
-  offset: number
-}
-
-/**
- * The first byte that differs; -1 when there is none. The device is read first: to read it directly has
- * the kernel write out what it has cached of it, which the file shows only then.
- */
+/** The first byte of the file that the device at a path shows differently; -1 when there is none. */
 async function findDifference(
-  device: Place,
-  file: Place,
-  length: number,
   path: string,
+  { fd }: BackingFile,
+  runs: Float64Array,
 ): Promise<number> {
   let differs = -1
   for (let look = 0; look < LOOKS; look++) {
-    differs = await result(
-      native.findDifference(device.fd, device.offset, file.fd, file.offset, length),
-      path,
-    )
+    differs = await result(native.findDifference(path, fd, runs), path)
     if (differs < 0) break
   }
   return differs
@@ -124,31 +113,26 @@ export async function compareContent(
   path: string,
   check: ContentCheck,
 ): Promise<Problem | undefined> {
-  const runs = parts.map((part) => [...(check.mode === 'full' ? wholeSlice(part) : sampleOf(part))])
-  const total = runs.flat().reduce((sum, { length }) => sum + length, 0)
+  const runsOf = check.mode === 'full' ? wholeSlice : sampleOf
+  const steps = parts.map((part) => [...stepsOf(runsOf(part))])
+  const total = steps.flat(2).reduce((sum, { length }) => sum + length, 0)
   let done = 0
   let start = 0
-  await using device = await open(path, constants.O_RDONLY | constants.O_DIRECT)
-  for (const [index, part] of parts.entries()) {
-    const { slice } = part
-    await using file = await openDirect(part)
-    for (const { offset, length } of runs[index] ?? []) {
+  for (const [index, { slice }] of parts.entries()) {
+    const { file, offset, length } = slice
+    for (const step of steps[index] ?? []) {
       check.signal?.throwIfAborted()
-      const at = start + offset - slice.offset
-      const places = [
-        { fd: device.fd, offset: at },
-        { fd: file.fd, offset },
-      ] as const
-      const differs = await findDifference(...places, length, slice.file.path)
+      const runs = step.flatMap((run) => [start + run.offset - offset, run.offset, run.length])
+      const differs = await findDifference(path, file, Float64Array.from(runs))
       if (differs >= 0) {
-        const place = Math.floor((offset + differs) / slice.file.blockSize) * slice.file.blockSize
-        const range = { file: slice.file.path, offset: place, length: slice.file.blockSize }
+        const place = Math.floor(differs / file.blockSize) * file.blockSize
+        const range = { file: file.path, offset: place, length: file.blockSize }
         return problem('DMLOOP_CONTENT_MISMATCH', range)
       }
-      done += length
+      done += step.reduce((sum, run) => sum + run.length, 0)
       check.onProgress?.({ done, total })
     }
-    start += slice.length
+    start += length
   }
   log('%s: %d bytes agree (%s)', path, done, check.mode)
   return undefined

@@ -86,8 +86,8 @@ export async function loadTable(
   readOnly: boolean,
 ): Promise<void> {
   const { uuid, name } = device
-  const { packed, devices } = segments
-  await result(native.dmLoad({ uuid }, packed, [...devices], readOnly), name)
+  const { source, devices } = segments
+  await result(native.dmLoad({ uuid }, source, [...devices], readOnly), name)
   log('%s: loaded %d segments', name, segments.length)
 }
 
@@ -106,12 +106,9 @@ export async function assertAlone(
     if (identityOf(other.uuid) === undefined || other.uuid === device.uuid) continue
     const table = await tableOf(other)
     if (!table) continue
-    const devices = table.devices.map((name, index) => {
-      const found = segments.devices.indexOf(name)
-      return found === -1 ? segments.devices.length + index : found
-    })
+    const devices = segments.numbersOf(table.devices)
     const sector = await result(
-      native.findOverlap(segments.packed, { rows: placesOf(table), devices }),
+      native.findOverlap(segments.source, { rows: placesOf(table), devices }),
     )
     if (sector >= 0) throw alreadyMapped(file, nodePath(other.name))
   }

@@ -5,7 +5,7 @@ import { describeStack } from './describe-stack.js'
 import { isSystemError, problem, type Problem } from './errors.js'
 import { native, result, type DmDevice, type DmTable, type Layer } from './native.js'
 import { sameNumbers } from './segments.js'
-import { mapperName, mountsOf, parseDevice } from './sysfs.js'
+import { deviceName, mountsOf } from './sysfs.js'
 
 const log = debug('dmloop:device-stack')
 
@@ -15,10 +15,10 @@ export const isReadOnly = (device: DmDevice): boolean => (device.flags & 1) !== 
 /** A layer that only translates addresses: all of its targets are linear, striped or zero. */
 const isTranslation = (table: DmTable): boolean => table.others.length === 0
 
-/** The live table of a device, if it is device-mapper's. */
-async function tableOf(device: string): Promise<DmTable | undefined> {
-  if ((await mapperName(device)) === undefined) return undefined
-  return result(native.dmTable(parseDevice(device), false), device)
+/** The live tables of a device and of what lies beneath it, by "major:minor". */
+async function tablesFrom(device: string): Promise<Map<string, DmTable>> {
+  const tables = await result(native.dmStack(device), device)
+  return new Map(tables.map((table) => [deviceName(table.device.major, table.device.minor), table]))
 }
 
 /** The layers beneath a filesystem's device that only translate addresses, and where they end. */
@@ -38,9 +38,10 @@ const identity = (number: number): Layer => ({
 })
 
 /** The level of some devices; undefined when none of them is a translation. */
-async function levelBeneath(
+function levelBeneath(
   devices: readonly string[],
-): Promise<{ level: Layer[]; below: string[]; readOnly: boolean } | undefined> {
+  tables: ReadonlyMap<string, DmTable>,
+): { level: Layer[]; below: string[]; readOnly: boolean } | undefined {
   const below: string[] = []
   const numberOf = (device: string): number => {
     const found = below.indexOf(device)
@@ -50,7 +51,7 @@ async function levelBeneath(
   let translated = false
   let readOnly = false
   for (const device of devices) {
-    const table = await tableOf(device)
+    const table = tables.get(device)
     if (table && isTranslation(table)) {
       translated = true
       readOnly ||= isReadOnly(table.device)
@@ -71,23 +72,38 @@ async function levelBeneath(
 export async function readStack(file: BackingFile): Promise<DeviceStack | Problem> {
   const { device } = file
   try {
+    const tables = await tablesFrom(device)
     const levels: Layer[][] = []
     let devices = [device]
     let readOnly = false
     for (;;) {
-      const next = await levelBeneath(devices)
+      const next = levelBeneath(devices, tables)
       if (!next) break
       levels.push(next.level)
       devices = next.below
       readOnly ||= next.readOnly
     }
-    if (levels.length === 0) return await notBeneath(file)
+    if (levels.length === 0) return await notBeneath(file, tables.get(device))
     log('%s: %d levels down to %o', device, levels.length, devices)
     return { levels, devices, readOnly }
   } catch (error) {
     if (!isUnreachable(error)) throw error
     return noDeviceMapper(error, file.path)
   }
+}
+
+/** The levels of a stack, the devices at the bottom numbered as they are in a list that has them all. */
+export function levelsOver(stack: DeviceStack, list: readonly string[]): Layer[][] {
+  const numbers = stack.devices.map((device) => list.indexOf(device))
+  const bottom = stack.levels.length - 1
+  return stack.levels.map((level, depth) =>
+    depth < bottom
+      ? level
+      : level.map((layer) => ({
+          ...layer,
+          devices: layer.devices.map((device) => numbers[device] as number),
+        })),
+  )
 }
 
 /** Whether two looks found the same. */
@@ -106,8 +122,10 @@ export function sameStack(a: DeviceStack, b: DeviceStack): boolean {
 }
 
 /** Why nothing beneath a filesystem's device can be mapped: each layer, and which of them stops it. */
-async function notBeneath({ device, path, filesystem }: BackingFile): Promise<Problem> {
-  const table = await tableOf(device)
+async function notBeneath(
+  { device, path, filesystem }: BackingFile,
+  table: DmTable | undefined,
+): Promise<Problem> {
   const stack = `${filesystem.name} on ${await describeStack(device)}`
   if (!table) {
     const mounts = (await mountsOf(device)).map(({ mountPoint }) => mountPoint)

@@ -1,4 +1,5 @@
-// Where a file's bytes lie on its filesystem's device: FIEMAP, packed.
+// Where a file's bytes lie on its filesystem's device.
+import { native, type ExtentFacts } from './native.js'
 
 /** A run of a file's bytes on the device of its filesystem; see FIEMAP in the kernel's documentation. */
 export interface Extent {
@@ -13,55 +14,62 @@ export interface Extent {
 }
 
 const COLUMNS = 4
+/** Extents that are made into numbers at a time. */
+const BATCH = 4096
 
-/** Extents in the order of the file, kept as numbers and made into objects one at a time. */
+/** The extents of one of the files, which starts at that byte of all of them laid end to end. */
+type Part = Pick<ExtentFacts, 'extents' | 'count'> & { fileStart: number }
+
+function extentOf(row: Float64Array, fileStart: number): Extent {
+  const [logical = NaN, physical = NaN, length = NaN, flags = NaN] = row
+  return { logical: fileStart + logical, physical, length, flags }
+}
+
+/** Extents in the order of the file, kept in a few bytes each and made into objects one at a time. */
 export class ExtentTable implements Iterable<Extent> {
-  /** Four numbers an extent: logical, physical, length, flags. */
-  readonly packed: Float64Array
+  readonly length: number
+  readonly #parts: readonly Part[]
 
-  constructor(packed: Float64Array = new Float64Array()) {
-    this.packed = packed
-  }
-
-  get length(): number {
-    return this.packed.length / COLUMNS
+  constructor(parts: readonly Part[] = []) {
+    this.#parts = parts
+    this.length = parts.reduce((sum, { count }) => sum + count, 0)
   }
 
   /** The extent at an index from 0 on; undefined past the end. */
   at(index: number): Extent | undefined {
-    const row = index * COLUMNS
-    const [logical, physical, length, flags] = this.packed.subarray(row, row + COLUMNS)
-    if (logical === undefined || physical === undefined) return undefined
-    if (length === undefined || flags === undefined) return undefined
-    return { logical, physical, length, flags }
+    let first = 0
+    for (const { extents, count, fileStart } of this.#parts) {
+      if (index >= first && index < first + count) {
+        return extentOf(native.extentRows(extents, index - first, 1), fileStart)
+      }
+      first += count
+    }
+    return undefined
   }
 
   *[Symbol.iterator](): Iterator<Extent> {
-    const { packed } = this
-    for (let row = 0; row < packed.length; row += COLUMNS) {
-      yield {
-        logical: packed[row] as number,
-        physical: packed[row + 1] as number,
-        length: packed[row + 2] as number,
-        flags: packed[row + 3] as number,
+    for (const { extents, count, fileStart } of this.#parts) {
+      for (let first = 0; first < count; first += BATCH) {
+        const rows = native.extentRows(extents, first, BATCH)
+        for (let row = 0; row < rows.length; row += COLUMNS) {
+          yield extentOf(rows.subarray(row, row + COLUMNS), fileStart)
+        }
       }
     }
+  }
+
+  /** Four numbers an extent: logical, physical, length, flags. Made when it is asked for. */
+  get packed(): Float64Array {
+    const packed = new Float64Array(this.length * COLUMNS)
+    let row = 0
+    for (const { logical, physical, length, flags } of this) {
+      packed.set([logical, physical, length, flags], row)
+      row += COLUMNS
+    }
+    return packed
   }
 
   toJSON(): Extent[] {
     return [...this]
-  }
-
-  /** Extents of files laid end to end, each packed and counted from the start of its file. */
-  static concat(parts: readonly { extents: Float64Array; fileStart: number }[]): ExtentTable {
-    const packed = new Float64Array(parts.reduce((sum, { extents }) => sum + extents.length, 0))
-    let row = 0
-    for (const { extents, fileStart } of parts) {
-      packed.set(extents, row)
-      for (const end = row + extents.length; row < end; row += COLUMNS) {
-        packed[row] = (packed[row] as number) + fileStart
-      }
-    }
-    return new ExtentTable(packed)
   }
 }

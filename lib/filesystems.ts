@@ -1,6 +1,6 @@
 // Which filesystem a file lies on.
-import type { FileFacts } from './native.js'
-import { deviceName, kernelName, mountsOf, readText } from './sysfs.js'
+import type { Look } from './native.js'
+import { deviceName, parseMounts } from './sysfs.js'
 
 /** linux/magic.h and the filesystems' own headers; ext2, ext3 and ext4 share one. */
 const MAGIC: Record<number, string> = {
@@ -34,21 +34,12 @@ export interface Filesystem {
 }
 
 /** The filesystem of an open file: by its mount, and where that cannot be seen by its magic. */
-export async function filesystemOf(facts: FileFacts): Promise<Filesystem> {
-  const device = deviceName(facts.major, facts.minor)
-  const [mount] = await mountsOf(device)
+export function filesystemOf({ facts, mounts, ext4Options }: Look): Filesystem {
+  const [mount] = parseMounts(mounts, deviceName(facts.major, facts.minor))
   const byMagic = MAGIC[facts.filesystemMagic] ?? `0x${facts.filesystemMagic.toString(16)}`
-  const options = [...(mount?.options ?? []), ...(await hiddenOptions(device, byMagic))]
+  // ext4 leaves out of mountinfo what its superblock has as a default (tune2fs -o journal_data); its own
+  // file in /proc has it all, a line an option, whatever is mounted where.
+  const hidden = byMagic === 'ext4' ? ext4Options.trim().split('\n') : []
+  const options = [...(mount?.options ?? []), ...hidden]
   return { name: mount?.filesystem ?? byMagic, options, readOnly: options.includes('ro') }
-}
-
-/**
- * ext4 leaves out of mountinfo what its superblock has as a default (tune2fs -o journal_data); its own
- * file in /proc has it all, a line an option, whatever is mounted where.
- */
-async function hiddenOptions(device: string, filesystem: string): Promise<string[]> {
-  if (filesystem !== 'ext4') return []
-  const name = await kernelName(device)
-  const text = name === undefined ? '' : await readText(`/proc/fs/ext4/${name}/options`)
-  return text?.split('\n') ?? []
 }

@@ -2,9 +2,9 @@
 import debug from 'debug'
 import type { BackingFile } from './backing-file.js'
 import { isSystemError, problem, verdict, type Problem } from './errors.js'
-import { native, result } from './native.js'
+import { native, result, type FileFacts } from './native.js'
 import { FILESYSTEMS, type Hold } from './policy.js'
-import { kernelName, readText } from './sysfs.js'
+import { readText } from './sysfs.js'
 import { writersOf } from './writers.js'
 
 const log = debug('dmloop:guard')
@@ -23,24 +23,22 @@ function needed({ filesystem }: BackingFile, guard: Guard): readonly Hold[] {
   return guard === 'immutable' ? holds : holds.filter((hold) => hold === 'pinned')
 }
 
-/** Which of these holds the file does not have. */
-async function missing({ handle, path }: BackingFile, holds: readonly Hold[]): Promise<Hold[]> {
-  const { inodeFlags } = await result(native.inspect(handle.fd), path)
-  return holds.filter((hold) => (inodeFlags & FLAGS[hold]) === 0)
-}
+/** What the file's attributes are just now. */
+const inspect = ({ fd, path }: BackingFile): Promise<FileFacts> => result(native.inspect(fd), path)
+
+/** Which of these holds a file does not have. */
+const missing = ({ inodeFlags }: FileFacts, holds: readonly Hold[]): Hold[] =>
+  holds.filter((hold) => (inodeFlags & FLAGS[hold]) === 0)
 
 /**
  * What a guard has set, noted in an extended attribute of the file itself: it is there after a crash and
  * after a reboot, for whoever lets the file go. What held the file before is not in it, and stays.
  */
-async function readMark({ handle, path }: BackingFile): Promise<Hold[] | undefined> {
-  const mark = await result(native.getMark(handle.fd), path)
-  return mark?.split(' ') as Hold[] | undefined
-}
+const markedHolds = ({ mark }: FileFacts): Hold[] | undefined =>
+  mark?.split(' ') as Hold[] | undefined
 
-/** Whether a guard of ours has changed the file already. */
-export const isMarked = async (file: BackingFile): Promise<boolean> =>
-  (await readMark(file)) !== undefined
+/** Whether a guard of ours had changed the file when it was last looked at. */
+export const isMarked = ({ facts }: BackingFile): boolean => facts.mark !== undefined
 
 /**
  * Makes sure that nobody writes, moves or frees the file's blocks: takes a lease, which nobody gets
@@ -49,10 +47,10 @@ export const isMarked = async (file: BackingFile): Promise<boolean> =>
  * DMLOOP_FILE_IN_USE, which names the writers, with DMLOOP_UNGUARDABLE and with DMLOOP_NOT_PINNED.
  */
 export async function holdStill(file: BackingFile, guard: Guard): Promise<void> {
-  const { path, filesystem, handle } = file
+  const { path, filesystem } = file
   if (filesystem.readOnly) return
   if (guard === 'none') {
-    const [lacking] = await missing(file, needed(file, guard))
+    const [lacking] = missing(await inspect(file), needed(file, guard))
     if (lacking) throw verdict('DMLOOP_NOT_PINNED', { file: path })
     return
   }
@@ -63,18 +61,22 @@ export async function holdStill(file: BackingFile, guard: Guard): Promise<void> 
   await takeLease(file)
   try {
     await setHolds(file)
-    // Who had passed the flag's check before it was set waits for the lease now, and would get in.
-    if (!(await result(native.leaseIsWhole(handle.fd), path))) throw await inUse(file)
-  } finally {
-    await result(native.dropLease(handle.fd), path)
+  } catch (error) {
+    await endLease(file)
+    throw error
   }
+  // Who had passed the flag's check before it was set waits for the lease, and would get in now.
+  if (!(await endLease(file))) throw await inUse(file)
   log('%s is held still', path)
 }
 
+const endLease = ({ fd, path }: BackingFile): Promise<boolean> => result(native.endLease(fd), path)
+
 async function setHolds(file: BackingFile): Promise<void> {
   const wanted = needed(file, 'immutable')
-  const lacking = await missing(file, wanted)
-  let holds = await readMark(file)
+  const facts = await inspect(file)
+  const lacking = missing(facts, wanted)
+  let holds = markedHolds(facts)
   if (!holds) {
     if (lacking.length === 0) return
     // The mark first: an immutable file takes none, and what is set without a mark has no way back.
@@ -83,20 +85,20 @@ async function setHolds(file: BackingFile): Promise<void> {
   }
   for (const hold of holds) await setHold(file, hold)
   // A mark from before, or one that was copied with the file, may not name all that is needed now.
-  const [left] = await missing(file, wanted)
+  const [left] = missing(await inspect(file), wanted)
   if (left === undefined) return
   const detail = `bears the mark of another guard, and is not ${left}: releaseFile() takes it off`
   const code = left === 'pinned' ? 'DMLOOP_NOT_PINNED' : 'DMLOOP_UNGUARDABLE'
   throw verdict(code, { file: file.path }, detail)
 }
 
-async function setHold({ handle, path }: BackingFile, hold: Hold): Promise<void> {
+async function setHold({ fd, path }: BackingFile, hold: Hold): Promise<void> {
   if (hold === 'immutable') {
-    await result(native.setImmutable(handle.fd, true), path)
+    await result(native.setImmutable(fd, true), path)
     return
   }
   try {
-    await result(native.setPinned(handle.fd, true), path)
+    await result(native.setPinned(fd, true), path)
   } catch (error) {
     // mode=lfs; moved too often; compressed; on a zoned device (f2fs_ioc_set_pin_file, fs/f2fs/file.c).
     if (!isSystemError(error, 'EINVAL', 'EAGAIN', 'EOPNOTSUPP', 'EFBIG')) throw error
@@ -105,9 +107,9 @@ async function setHold({ handle, path }: BackingFile, hold: Hold): Promise<void>
 }
 
 async function setMark(file: BackingFile, holds: readonly Hold[]): Promise<void> {
-  const { handle, path } = file
+  const { fd, path } = file
   try {
-    await result(native.setMark(handle.fd, holds.join(' ')), path)
+    await result(native.setMark(fd, holds.join(' ')), path)
   } catch (error) {
     if (isSystemError(error, 'ENOTSUP', 'EOPNOTSUPP')) {
       const detail = 'lies on a filesystem without extended attributes to note the guard in'
@@ -127,7 +129,7 @@ async function setMark(file: BackingFile, holds: readonly Hold[]): Promise<void>
 
 async function takeLease(file: BackingFile): Promise<void> {
   try {
-    await result(native.takeLease(file.handle.fd), file.path)
+    await result(native.takeLease(file.fd), file.path)
   } catch (error) {
     if (isSystemError(error, 'EAGAIN')) throw await inUse(file)
     throw error
@@ -142,13 +144,13 @@ async function inUse(file: BackingFile): Promise<Error> {
 
 /** Gives a file back what holdStill has changed. Does nothing to a file that is not held by us. */
 export async function letGo(file: BackingFile): Promise<void> {
-  const { handle, path } = file
-  const holds = await readMark(file)
+  const { fd, path } = file
+  const holds = markedHolds(await inspect(file))
   if (!holds) return
   // The mark last: until all is undone, it says what is not.
-  if (holds.includes('immutable')) await result(native.setImmutable(handle.fd, false), path)
-  if (holds.includes('pinned')) await result(native.setPinned(handle.fd, false), path)
-  await result(native.removeMark(handle.fd), path)
+  if (holds.includes('immutable')) await result(native.setImmutable(fd, false), path)
+  if (holds.includes('pinned')) await result(native.setPinned(fd, false), path)
+  await result(native.removeMark(fd), path)
   log('%s is let go', path)
 }
 
@@ -156,7 +158,7 @@ export async function letGo(file: BackingFile): Promise<void> {
 export async function judgeGuard(file: BackingFile, guard: Guard): Promise<Problem[]> {
   const { path } = file
   const holds = needed(file, guard)
-  const lacking = await missing(file, holds)
+  const lacking = missing(await inspect(file), holds)
   const problems: Problem[] = []
   if (lacking.includes('immutable')) {
     const detail = 'is no longer held still: its immutable flag was taken away'
@@ -171,9 +173,9 @@ export async function judgeGuard(file: BackingFile, guard: Guard): Promise<Probl
 }
 
 /** f2fs counts how often it had to leave a pinned file alone, and gives the pin up at a limit. */
-async function judgePin({ handle, path, device }: BackingFile): Promise<Problem[]> {
-  const count = await result(native.getPinCount(handle.fd), path)
-  const folder = `/sys/fs/f2fs/${(await kernelName(device)) ?? ''}`
+async function judgePin({ fd, path, deviceName }: BackingFile): Promise<Problem[]> {
+  const count = await result(native.getPinCount(fd), path)
+  const folder = `/sys/fs/f2fs/${deviceName ?? ''}`
   const limit = Number((await readText(`${folder}/gc_pin_file_thresh`)) ?? Infinity)
   if (count <= limit / 2) return []
   const detail = `will soon be unpinned: f2fs wanted to move it ${count} times, and gives up at ${limit}`

@@ -58,9 +58,11 @@ export class LinearDevice extends MappedDevice {
     const problems = [...drawn.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
     const live = await liveTable(this.#device)
-    if (drawn.plan.problems.length === 0 && !drawn.plan.segments.equals(live)) {
-      const sector = drawn.plan.segments.firstDifference(live) ?? 0
-      problems.push(problem('DMLOOP_FILE_CHANGED', rangeAt(drawn, sector)))
+    if (drawn.plan.problems.length === 0) {
+      const sector = await drawn.plan.segments.firstDifference(live)
+      if (sector !== undefined) {
+        problems.push(problem('DMLOOP_FILE_CHANGED', rangeAt(drawn, sector)))
+      }
     }
     if (problems.length === 0 && mode !== 'none') {
       const found = await compareContent(drawn.parts, this.path, { mode, ...request })
@@ -81,7 +83,7 @@ export class LinearDevice extends MappedDevice {
     plan.assertMappable()
 
     const live = await liveTable(this.#device)
-    const difference = plan.segments.firstDifference(live)
+    const difference = await plan.segments.firstDifference(live)
     if (difference !== undefined && difference < live.sectors) {
       throw verdict('DMLOOP_FILE_CHANGED', rangeAt(drawn, difference))
     }
@@ -102,7 +104,7 @@ export class LinearDevice extends MappedDevice {
   protected async remove(request: UnmapRequest): Promise<void> {
     const identity = identityOf(this.uuid) ?? ''
     await using claim = await Claim.take(this.record?.identities ?? [identity], request)
-    const record = await readRecord(identity)
+    const record = claim.recordOf(identity)
     // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
     if (this.record && record && record.id !== this.record.id) return
     const found = await findDevice({ uuid: this.uuid })

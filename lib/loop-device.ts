@@ -135,7 +135,7 @@ export class LoopDevice extends MappedDevice {
     const identity = identityOf(this.uuid) ?? ''
     const { loops, top } = this.#stack
     await using claim = await Claim.take(this.record?.identities ?? [identity], request)
-    const record = await readRecord(identity)
+    const record = claim.recordOf(identity)
     // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
     if (this.record && record && record.id !== this.record.id) return
     const found = top && (await findDevice({ uuid: this.uuid }))

@@ -15,10 +15,6 @@ const DIRECT_IO = 16
 
 export interface Loop extends LoopStatus {
   path: string
-  /** N of /dev/loopN. */
-  number: number
-  /** The device's own number. It is not 7:N where the driver keeps room for partitions (max_part). */
-  device: { major: number; minor: number }
 }
 
 export const isReadOnlyLoop = ({ flags }: LoopStatus): boolean => (flags & READ_ONLY) !== 0
@@ -26,12 +22,12 @@ export const hasDirectIo = ({ flags }: LoopStatus): boolean => (flags & DIRECT_I
 
 export const loopPath = (number: number): string => `/dev/loop${number}`
 
+const withPath = (status: LoopStatus): Loop => ({ ...status, path: loopPath(status.number) })
+
 /** What a loop device shows; undefined when it shows nothing, or is not there. */
 export async function findLoop(number: number): Promise<Loop | undefined> {
-  const path = loopPath(number)
   try {
-    const device = await numberOf(number)
-    return { ...(await result(native.loopStatus(path), path)), path, number, device }
+    return withPath(await result(native.loopStatus(number), loopPath(number)))
   } catch (error) {
     if (isSystemError(error, 'ENXIO', 'ENOENT', 'ENODEV')) return undefined
     throw error
@@ -59,25 +55,9 @@ export function loopNumber(kernelName: string | undefined): number | undefined {
   return found ? Number(found[1]) : undefined
 }
 
-/**
- * Every loop device that shows something and says what; none for a process that may not ask. One whose
- * file cannot be asked any more (ENOTCONN, ESTALE) does not show any file that can be.
- */
-export async function listLoops(): Promise<Loop[]> {
-  const loops: Loop[] = []
-  for (const name of await readdir('/sys/block').catch(() => [])) {
-    const number = loopNumber(name)
-    if (number === undefined) continue
-    // A device has this folder while it shows something.
-    if (!(await stat(`/sys/block/${name}/loop`).catch(() => undefined))) continue
-    const loop = await findLoop(number).catch((error: unknown) => {
-      log('%s: %o', name, error)
-      return undefined
-    })
-    if (loop) loops.push(loop)
-  }
-  return loops
-}
+/** Every loop device that shows something and says what; none for a process that may not ask. */
+export const listLoops = async (): Promise<Loop[]> =>
+  (await result(native.loopList())).map(withPath)
 
 /** Whether another device is made of a loop device. */
 export async function isBeneath({ number }: Pick<Loop, 'number'>): Promise<boolean> {

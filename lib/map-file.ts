@@ -76,13 +76,13 @@ async function mapLinear(
   undo: Undo,
 ): Promise<LinearDevice> {
   const [first] = files.list as [BackingFile]
-  await assertDeviceMapper()
+  if (request.backend === 'auto') await assertDeviceMapper()
   assertInspected(files.list, request)
   try {
     undo.onFailure(() => claim.clear())
     for (const each of files.list) {
       // A guard that is there already may be that of another mapping.
-      if (!(await isMarked(each))) undo.onFailure(() => letGo(each))
+      if (!isMarked(each)) undo.onFailure(() => letGo(each))
       await holdStill(each, request.guard)
     }
     request.signal?.throwIfAborted()

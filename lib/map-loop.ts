@@ -126,14 +126,14 @@ async function showSlice(
 }
 
 async function openBacking(file: BackingFile, readOnly: boolean): Promise<FileHandle> {
-  const { handle, path } = file
+  const { fd, path } = file
   try {
     // By the descriptor: whatever the path leads to by now, this is the file that was looked at.
     const flags = readOnly ? constants.O_RDONLY : constants.O_RDWR
-    return await open(`/proc/self/fd/${handle.fd}`, flags)
+    return await open(`/proc/self/fd/${fd}`, flags)
   } catch (error) {
     if (!isSystemError(error, 'EPERM', 'EROFS', 'ETXTBSY')) throw error
-    const held = (await isMarked(file)) ? ' (the guard of a mapping holds it: releaseFile)' : ''
+    const held = isMarked(file) ? ' (the guard of a mapping holds it: releaseFile)' : ''
     const detail = `cannot be opened for writing: ${error.message}${held}`
     throw verdict('DMLOOP_READ_ONLY', { file: path }, detail)
   }

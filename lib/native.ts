@@ -4,16 +4,47 @@ import bindings from 'bindings'
 import { systemError } from './errors.js'
 import type { AddressCall } from './policy.js'
 
-/** What FIEMAP says of a range of a file, in bytes. */
+declare const kept: unique symbol
+
+/** Extents that C++ keeps, in a few bytes each. */
+export interface ExtentList {
+  readonly [kept]: 'extents'
+}
+
+/** Segments that C++ works out each time they are asked for. */
+export interface Layout {
+  readonly [kept]: 'segments'
+}
+
+/** Ranges of a file that have something in common: how many there are, and the first of them, in bytes. */
+export interface Ranges {
+  count: number
+  offset: number
+  length: number
+}
+
+/** What FIEMAP says of a range of a file. */
 export interface ExtentFacts {
-  /** Four numbers an extent: logical, physical, length, flags. */
-  rows: Float64Array
-  /** Two numbers a hole: offset, length. */
-  holes: Float64Array
-  /** The flags of all extents, or-ed. */
-  flags: number
-  /** The largest power of two that divides every address and length; 0 when there is no extent. */
-  alignment: number
+  extents: ExtentList
+  count: number
+  /** What no extent covers. */
+  holes: Ranges
+  /** Extents that do not start or end, in the file or on the disk, at a whole logical block. */
+  unaligned: Ranges
+  /** The extents that have flags (FIEMAP_EXTENT_* of linux/fiemap.h), by all the flags that they have. */
+  flagged: (Ranges & { flags: number })[]
+}
+
+/** A part of a file, and the devices beneath it. */
+export interface FilePart {
+  extents: ExtentList
+  /** The byte of the file that the part starts with. */
+  offset: number
+  sectors: number
+  /** Extents with one of these flags become zeros, as do holes. */
+  zeroFlags: number
+  /** Level by level; the numbers of the last level's devices are those of the result. */
+  levels: Layer[][]
 }
 
 /** What the kernel says of an open file; see native/file_facts.h. */
@@ -29,6 +60,22 @@ export interface FileFacts {
   filesystemSize: number
   inodeFlags: number
   extendedFlags: number
+  /** What a guard has noted in it. */
+  mark: string | undefined
+}
+
+/** All that is to be known of a file before its extents are asked for; see native/look.h. */
+export interface Look {
+  facts: FileFacts
+  kernelName: string | undefined
+  /** Bytes. */
+  blockSize: number
+  /** Bytes. */
+  deviceSize: number
+  mounts: string
+  ext4Options: string
+  swaps: string
+  loops: LoopStatus[]
 }
 
 /** How a loop device shows a file; bytes. */
@@ -46,6 +93,10 @@ export interface LoopSettings {
 
 /** What a loop device shows: a file's device and inode, and how. */
 export interface LoopStatus {
+  /** N of /dev/loopN. */
+  number: number
+  /** The device's own number. It is not 7:N where the driver keeps room for partitions (max_part). */
+  device: { major: number; minor: number }
   major: number
   minor: number
   inode: string
@@ -91,45 +142,63 @@ export interface Layer {
   stripes?: Float64Array
 }
 
-type Settled<T> = { value: T } | { failure: { errno: number; syscall: string } }
+type Settled<T> = { value: T } | { failure: { errno: number; syscall: string; path?: string } }
 type Call<A extends unknown[], T> = (...args: A) => Promise<Settled<T>>
 
 interface Addon {
-  walkExtents: Call<[fd: number, call: AddressCall, offset: number, length: number], ExtentFacts>
-  /** The first byte that lies elsewhere than in an earlier walk's rows; -1 when there is none. */
+  walkExtents: Call<
+    [fd: number, call: AddressCall, offset: number, length: number, blockSize: number],
+    ExtentFacts
+  >
+  /** The first byte that lies elsewhere than in an earlier walk; -1 when there is none. */
   findMovedByte: Call<
-    [fd: number, call: AddressCall, offset: number, length: number, rows: Float64Array],
+    [fd: number, call: AddressCall, offset: number, length: number, extents: ExtentList],
     number
   >
+  /** For tests: extents that no walk has found, four numbers each. */
+  packExtents: (rows: Float64Array) => ExtentList
+  /** Some of the extents, four numbers each: logical, physical, length, flags. */
+  extentRows: (extents: ExtentList, first: number, count: number) => Float64Array
+  /** Without a descriptor (-1) when it is no regular file. */
+  openFile: Call<[path: string], { fd: number; path: string; look: Look }>
+  lookAt: Call<[fd: number], Look>
   inspect: Call<[fd: number], FileFacts>
-  tryLock: Call<[fd: number], void>
+  sync: Call<[fd: number], void>
+  close: Call<[fd: number], void>
+  /** The text of the first of some files that there is. */
+  readFirst: Call<[paths: string[]], string | undefined>
+  /** The files of a folder; none when there is no folder. */
+  readFolder: Call<[path: string], { name: string; text: string }[]>
+  lockRecord: Call<[path: string], { fd: number; text: string }>
+  writeRecord: Call<[fd: number, text: string], void>
+  releaseRecord: Call<[fd: number, path: string], void>
   takeLease: Call<[fd: number], void>
-  leaseIsWhole: Call<[fd: number], boolean>
-  dropLease: Call<[fd: number], void>
+  /** Whether it was still whole. */
+  endLease: Call<[fd: number], boolean>
   setImmutable: Call<[fd: number, immutable: boolean], void>
   setPinned: Call<[fd: number, pinned: boolean], void>
   getPinCount: Call<[fd: number], number>
-  getMark: Call<[fd: number], string | undefined>
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>
-  /** The first byte that differs, from the start of the comparison; -1 when there is none. */
-  findDifference: Call<
-    [left: number, leftOffset: number, right: number, rightOffset: number, length: number],
-    number
-  >
+  /**
+   * The first byte of an open file that a device shows differently; -1 when there is none. Three numbers
+   * a run of bytes: offset on the device, offset in the file, length.
+   */
+  findDifference: Call<[device: string, file: number, runs: Float64Array], number>
   dropCache: Call<[fd: number], void>
   makeBlockNode: Call<[path: string, major: number, minor: number], void>
-  /** Extents on the devices at the bottom, numbered as the last level numbers them. */
-  layOut: Call<
-    [extents: Float64Array, offset: number, sectors: number, zeroFlags: number, levels: Layer[][]],
-    { rows: Float64Array; devices: number[] }
-  >
+  /** Files laid end to end on the devices at the bottom, of which those in use are listed. */
+  layOut: Call<[parts: FilePart[]], { segments: Layout; count: number; devices: number[] }>
+  /** Four numbers a segment; see `lib/segments.ts`. */
+  segmentRows: (segments: Layout) => Float64Array
   /** The first sector that lies where the other table lies too; -1 when the two share nothing. */
-  findOverlap: Call<[segments: Float64Array, other: Layer], number>
+  findOverlap: Call<[segments: Layout | Float64Array, other: Layer], number>
+  /** The first sector from which the tables are not the same; -1 when they are. */
+  findDifferentSector: Call<[segments: Layout | Float64Array, other: Layer], number>
   dmVersion: Call<[], string>
   dmCreate: Call<[name: string, uuid: string], DmDevice>
   dmLoad: Call<
-    [target: DmTarget, rows: Float64Array, devices: string[], readOnly: boolean],
+    [target: DmTarget, segments: Layout | Float64Array, devices: string[], readOnly: boolean],
     DmDevice
   >
   dmResume: Call<[target: DmTarget, cookie: number], DmDevice>
@@ -138,11 +207,15 @@ interface Addon {
   dmStatus: Call<[target: DmTarget], DmDevice>
   dmRemove: Call<[target: DmTarget, deferred: boolean, cookie: number], DmDevice>
   dmTable: Call<[target: DmTarget, inactive: boolean], DmTable>
+  /** The live tables of a device ("major:minor") and of all beneath it, as far as they are device-mapper's. */
+  dmStack: Call<[device: string], DmTable[]>
   dmDependencies: Call<[target: DmTarget], string[]>
   dmList: Call<[], DmDevice[]>
   loopGetFree: Call<[], number>
   loopConfigure: Call<[path: string, fd: number, settings: LoopSettings], void>
-  loopStatus: Call<[path: string], LoopStatus>
+  loopStatus: Call<[number: number], LoopStatus>
+  /** Every device that shows something and says what. */
+  loopList: Call<[], LoopStatus[]>
   loopResize: Call<[path: string, name: string, size: number], void>
   loopClear: Call<[path: string, name: string, deferred: boolean], 'removed' | 'deferred' | 'busy'>
   createCookie: Call<[], { semaphore: number; value: number }>
@@ -167,6 +240,6 @@ export const native = load()
 /** The value of a native call, or its failure as a system error about `path`. */
 export async function result<T>(call: Promise<Settled<T>>, path?: string): Promise<T> {
   const settled = await call
-  if ('failure' in settled) throw systemError(settled.failure, path)
+  if ('failure' in settled) throw systemError(settled.failure, settled.failure.path ?? path)
   return settled.value
 }

@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises'
 import { BackingFile } from './backing-file.js'
-import { readRecord, recordedIdentities, type MappingRecord } from './claim.js'
+import { readRecord, readRecords, type MappingRecord } from './claim.js'
 import { findDevice, listDevices } from './device-mapper.js'
 import { systemError } from './errors.js'
 import { LinearDevice } from './linear-device.js'
@@ -31,17 +31,22 @@ export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
 async function mappingNamed(name: string): Promise<MappedDevice | undefined> {
   const device = await findDevice({ name })
   if (device) return await ofDevice(device)
-  for (const identity of await recordedIdentities()) {
-    const record = await readRecord(identity)
-    const loop = record?.node.name === name ? await loopOf(record) : undefined
-    if (loop) return await LoopDevice.of(loop)
+  const loop = await loopNamed(name)
+  return loop && (await LoopDevice.of(loop))
+}
+
+/** The loop device that is a mapping of that name by itself: only its record has it. */
+async function loopNamed(name: string): Promise<Loop | undefined> {
+  for (const record of (await readRecords()).values()) {
+    const loop = record.node.name === name ? await loopOf(record) : undefined
+    if (loop) return loop
   }
   return undefined
 }
 
 /** Whether a device-mapper device or a mapping has a name. */
 export const isNameTaken = async (name: string): Promise<boolean> =>
-  (await findDevice({ name })) !== undefined || (await mappingNamed(name)) !== undefined
+  (await findDevice({ name })) !== undefined || (await loopNamed(name)) !== undefined
 
 async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   const found = await stat(path)
@@ -52,10 +57,11 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
     return ofDevice(await findDevice({ major, minor }))
   }
   await using file = await BackingFile.open(path)
-  const device = await deviceOf(file.identity)
+  const record = await readRecord(file.identity)
+  const device = await deviceOf(file.identity, record)
   if (device) return await ofDevice(device)
   // The mapping may be of several files, of which this is not the first.
-  const uuid = (await readRecord(file.identity))?.uuid ?? uuidOf(file.identity)
+  const uuid = record?.uuid ?? uuidOf(file.identity)
   return await ofLoop((await listLoops()).find(({ name }) => name === uuid))
 }
 

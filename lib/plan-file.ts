@@ -1,9 +1,9 @@
 import debug from 'debug'
 import { BackingFiles, type BackingFile } from './backing-file.js'
-import { readStack, sameStack, type DeviceStack } from './device-stack.js'
+import { levelsOver, readStack, sameStack, type DeviceStack } from './device-stack.js'
 import { DmloopError, problem, verdict, type Problem } from './errors.js'
 import { ExtentTable } from './extents.js'
-import { native, result } from './native.js'
+import { native, result, type ExtentFacts } from './native.js'
 import { parsePlanOptions, type PlanOptions, type PlanRequest } from './options.js'
 import { Plan, type PlannedFile } from './plan.js'
 import { EXTENT_FLAGS } from './policy.js'
@@ -91,7 +91,7 @@ export async function drawPlan(
     parts.push(await planSlice(slice, { ...request, blockSize: range.blockSize }))
   }
   const problems = [...range.problems, ...parts.flatMap((part) => part.problems)]
-  const segments = problems.length > 0 ? new SegmentTable() : joinSegments(parts)
+  const segments = problems.length > 0 ? new SegmentTable() : await layOut(parts, request)
   if (segments.length > MAX_SEGMENTS) {
     const detail = `is in ${segments.length} pieces, and a table has at most ${MAX_SEGMENTS}`
     problems.push(problem('DMLOOP_TOO_MANY_SEGMENTS', { file: files[0]?.path }, detail))
@@ -102,7 +102,9 @@ export async function drawPlan(
     size: range.size,
     readOnly: request.readOnly,
     files: files.map(plannedFile),
-    extents: joinExtents(parts),
+    extents: new ExtentTable(
+      parts.flatMap(({ facts, slice }) => (facts ? [{ ...facts, ...slice }] : [])),
+    ),
     segments,
     backend: 'linear',
     fallback: [],
@@ -122,52 +124,53 @@ const plannedFile = (file: BackingFile): PlannedFile => ({
 export interface SlicePlan {
   slice: FileSlice
   problems: Problem[]
-  extents: Float64Array
+  /** Undefined where a problem of the file's own stands in the way. */
+  facts: ExtentFacts | undefined
   stack: DeviceStack | undefined
-  segments: SegmentTable
 }
 
-/** Extents, verdict, device stack and segments of one file. */
+/** Extents, device stack and verdict of one file. */
 async function planSlice(
   slice: FileSlice,
   options: PlanBasis & { blockSize: number },
 ): Promise<SlicePlan> {
   const { file, offset, length } = slice
   const problems = judgeFile(file, options)
-  const part: SlicePlan = {
-    slice,
-    problems,
-    extents: new Float64Array(),
-    stack: undefined,
-    segments: new SegmentTable(),
-  }
   // Where the filesystem is not known, neither are its answers: they are not even asked for.
-  if (problems.length > 0) return part
+  if (problems.length > 0) return { slice, problems, facts: undefined, stack: undefined }
 
-  const facts = await result(
-    native.walkExtents(file.handle.fd, file.addressCall, offset, length),
-    file.path,
+  const { fd, path, addressCall } = file
+  const walk = native.walkExtents(fd, addressCall, offset, length, options.blockSize)
+  const facts = await result(walk, path)
+  problems.push(...judgeExtents(path, facts, options))
+
+  const found = await readStack(file)
+  const stack = 'code' in found ? undefined : found
+  if ('code' in found) problems.push(found)
+  if (stack?.readOnly === true && !options.readOnly) {
+    problems.push(problem('DMLOOP_READ_ONLY', { file: path }))
+  }
+  return { slice, problems, facts, stack }
+}
+
+/** The segments of all parts, laid end to end. */
+async function layOut(
+  parts: readonly SlicePlan[],
+  { holes }: Pick<PlanBasis, 'holes'>,
+): Promise<SegmentTable> {
+  const zeroFlags = holes === 'zero' ? EXTENT_FLAGS.UNWRITTEN.bit : 0
+  const devices = [...new Set(parts.flatMap(({ stack }) => stack?.devices ?? []))]
+  const laid = parts.flatMap(({ slice, facts, stack }) => {
+    if (!facts || !stack) return []
+    const { offset, length } = slice
+    const levels = levelsOver(stack, devices)
+    return [{ ...facts, offset, sectors: length / SECTOR, zeroFlags, levels }]
+  })
+  const layout = await result(native.layOut(laid), parts[0]?.slice.file.path)
+  return new SegmentTable(
+    layout,
+    layout.devices.map((number) => devices[number] as string),
   )
-  part.extents = facts.rows
-  problems.push(...judgeExtents(file.path, facts, options))
-
-  const stack = await readStack(file)
-  if ('code' in stack) problems.push(stack)
-  else part.stack = stack
-  if (part.stack?.readOnly === true && !options.readOnly) {
-    problems.push(problem('DMLOOP_READ_ONLY', { file: file.path }))
-  }
-  if (part.stack && problems.length === 0) {
-    const { levels, devices } = part.stack
-    const zeroFlags = options.holes === 'zero' ? EXTENT_FLAGS.UNWRITTEN.bit : 0
-    const laid = await result(
-      native.layOut(facts.rows, offset, length / SECTOR, zeroFlags, levels),
-      file.path,
-    )
-    const names = laid.devices.map((number) => devices[number] as string)
-    part.segments = new SegmentTable(laid.rows, names)
-  }
-  return part
 }
 
 /**
@@ -175,10 +178,11 @@ async function planSlice(
  * devices beneath are looked at again. Rejects with DMLOOP_FILE_CHANGED unless all is as it was.
  */
 export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
-  for (const { slice, extents, stack } of parts) {
+  for (const { slice, facts, stack } of parts) {
     const { file, offset, length } = slice
+    if (!facts) continue
     const moved = await result(
-      native.findMovedByte(file.handle.fd, file.addressCall, offset, length, extents),
+      native.findMovedByte(file.fd, file.addressCall, offset, length, facts.extents),
       file.path,
     )
     if (moved >= 0) {
@@ -191,16 +195,4 @@ export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
       throw verdict('DMLOOP_FILE_CHANGED', { file: file.path }, detail)
     }
   }
-}
-
-const joinSegments = (parts: readonly SlicePlan[]): SegmentTable =>
-  SegmentTable.concat(parts.map((part) => part.segments))
-
-/** The extents of all parts, counted from the start of the first file. */
-function joinExtents(parts: readonly SlicePlan[]): ExtentTable {
-  const [only] = parts
-  if (only?.slice.fileStart === 0 && parts.length === 1) return new ExtentTable(only.extents)
-  return ExtentTable.concat(
-    parts.map(({ extents, slice }) => ({ extents, fileStart: slice.fileStart })),
-  )
 }

@@ -1,7 +1,7 @@
 // What an earlier process left behind: half-made devices, guards, records of mappings that are gone.
 import debug from 'debug'
 import { BackingFile } from './backing-file.js'
-import { Claim, readRecord, recordedIdentities, type MappingRecord } from './claim.js'
+import { Claim, readRecord, readRecords, type MappingRecord } from './claim.js'
 import {
   alreadyMapped,
   assertAlone,
@@ -33,30 +33,29 @@ export async function clearDevices(
 ): Promise<void> {
   for (const file of files) {
     const { identity, path } = file
-    const device = await deviceOf(identity)
+    const record = claim.recordOf(identity)
+    const device = await deviceOf(identity, record)
     if (device && hasLiveTable(device)) throw alreadyMapped(path, nodePath(device.name))
     if (device) {
       log('removing %s, left half-made', device.name)
       await removeDevice(device, { ...patience, deferred: false })
     }
-    await removeParts(identity)
-    await clearRecord(file)
-    if (await isMarked(file)) await clearGuard(file)
+    await removeParts(identity, record)
+    if (record) await clearRecord(file, record)
+    if (isMarked(file)) await clearGuard(file)
   }
   await claim.clear()
 }
 
 /** Finishes with a mapping that is gone, as far as it is this file's. */
-async function clearRecord({ identity, path, handle }: BackingFile): Promise<void> {
-  const record = await readRecord(identity)
-  if (!record) return
+async function clearRecord({ path, fd }: BackingFile, record: MappingRecord): Promise<void> {
   if (await isLive(record)) {
     const loop = await loopOf(record)
     throw alreadyMapped(path, loop?.path ?? nodePath(record.node.name))
   }
   await removeLeftNode(record.node)
   // What is cached is from before the device's writes.
-  await result(native.dropCache(handle.fd), path)
+  await result(native.dropCache(fd), path)
 }
 
 /**
@@ -95,13 +94,12 @@ async function isLive(record: MappingRecord): Promise<boolean> {
 }
 
 /** Loop devices that a crash left before they were joined, or after they were parted. */
-async function removeParts(identity: string): Promise<void> {
-  const record = await readRecord(identity)
-  if (record && (await isLive(record))) return
+async function removeParts(identity: string, record: MappingRecord | undefined): Promise<void> {
+  const parts = (await listLoops()).filter(({ name }) => name === partOf(identity))
+  if (parts.length === 0 || (record && (await isLive(record)))) return
   const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined, deferred: false }
-  for (const loop of await listLoops()) {
-    if (loop.name !== partOf(identity) || (await isBeneath(loop))) continue
-    await removeLoop(loop, patience)
+  for (const loop of parts) {
+    if (!(await isBeneath(loop))) await removeLoop(loop, patience)
   }
 }
 
@@ -109,10 +107,12 @@ async function removeParts(identity: string): Promise<void> {
  * The device that shows a file: its own, or that of an array it is part of. A record may be older than
  * what its first file is mapped as now; only if both have the same record does it speak of this device.
  */
-export async function deviceOf(identity: string): Promise<DmDevice | undefined> {
+export async function deviceOf(
+  identity: string,
+  record: MappingRecord | undefined,
+): Promise<DmDevice | undefined> {
   const own = await findDevice({ uuid: uuidOf(identity) })
   if (own) return own
-  const record = await readRecord(identity)
   const first = record?.identities[0]
   if (!record || first === undefined || first === identity) return undefined
   const device = await findDevice({ uuid: record.uuid })
@@ -135,7 +135,7 @@ export async function finish({ id, files, identities, guard }: MappingRecord): P
       throw error
     })
     if (file?.identity !== identity) continue
-    await result(native.dropCache(file.handle.fd), path)
+    await result(native.dropCache(file.fd), path)
     if (guard === 'immutable') await letGo(file)
   }
 }
@@ -158,9 +158,8 @@ export async function releaseFile(file: string): Promise<void> {
  */
 export async function sweep(): Promise<void> {
   await sweepParts()
-  for (const identity of await recordedIdentities()) {
-    const record = await readRecord(identity)
-    if (!record || (await isLive(record))) continue
+  for (const [identity, record] of await readRecords()) {
+    if (await isLive(record)) continue
     await sweepRecord(identity, record).catch((error: unknown) => {
       log('sweeping %s: %o', identity, error)
     })
@@ -173,8 +172,8 @@ async function sweepParts(): Promise<void> {
     const identity = partIdentityOf(name)
     if (identity === undefined) continue
     try {
-      await using _ = await Claim.take([identity], { timeout: 0, signal: undefined })
-      await removeParts(identity)
+      await using claim = await Claim.take([identity], { timeout: 0, signal: undefined })
+      await removeParts(identity, claim.recordOf(identity))
     } catch (error) {
       log('sweeping %s: %o', name, error)
     }
@@ -184,7 +183,7 @@ async function sweepParts(): Promise<void> {
 async function sweepRecord(identity: string, { id, identities }: MappingRecord): Promise<void> {
   await using claim = await Claim.take(identities, { timeout: 0, signal: undefined })
   // Between the look and the claim the file may have been mapped again.
-  const record = await readRecord(identity)
+  const record = claim.recordOf(identity)
   if (record?.id !== id || (await isLive(record))) return
   await removeLeftNode(record.node)
   await finish(record)

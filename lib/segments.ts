@@ -1,4 +1,5 @@
-// A device-mapper table: segments of linear and zero targets, packed.
+// A device-mapper table: segments of linear and zero targets.
+import { native, result, type Layout } from './native.js'
 
 /** One line of a device-mapper table, in 512-byte sectors. */
 export interface Segment {
@@ -24,27 +25,32 @@ export function sameNumbers(a: Float64Array, b: Float64Array | undefined): boole
   return b !== undefined && bytes(a).equals(bytes(b))
 }
 
-/** Segments in the order of the device, kept as numbers and made into objects one at a time. */
+/** Segments in the order of the device, made into objects one at a time. */
 export class SegmentTable implements Iterable<Segment> {
-  /** Four numbers a segment: start, length, index into `devices` or -1 for zero, offset. */
-  readonly packed: Float64Array
+  readonly length: number
   /** The devices beneath as "major:minor", in the order of their first appearance. */
   readonly devices: readonly string[]
+  /** @internal The segments as native calls take them: packed, or yet to be worked out. */
+  readonly source: Float64Array | Layout
+  #packed: Float64Array | undefined
 
-  constructor(packed: Float64Array = new Float64Array(), devices: readonly string[] = []) {
-    this.packed = packed
+  constructor(
+    source: Float64Array | { segments: Layout; count: number } = new Float64Array(),
+    devices: readonly string[] = [],
+  ) {
+    const packed = source instanceof Float64Array ? source : undefined
+    this.#packed = packed
+    this.source = source instanceof Float64Array ? source : source.segments
+    this.length = source instanceof Float64Array ? source.length / COLUMNS : source.count
     this.devices = devices
   }
 
-  get length(): number {
-    return this.packed.length / COLUMNS
-  }
-
-  /** The length of the device, in sectors. */
-  get sectors(): number {
-    const { packed } = this
-    if (packed.length === 0) return 0
-    return (packed[packed.length - COLUMNS] ?? 0) + (packed[packed.length - COLUMNS + 1] ?? 0)
+  /**
+   * Four numbers a segment: start, length, index into `devices` or -1 for zero, offset. Those of a plan
+   * are made when they are asked for, at 32 bytes a segment.
+   */
+  get packed(): Float64Array {
+    return (this.#packed ??= native.segmentRows(this.source as Layout))
   }
 
   *[Symbol.iterator](): Iterator<Segment> {
@@ -67,62 +73,31 @@ export class SegmentTable implements Iterable<Segment> {
     return text
   }
 
-  /**
-   * Compares with another table of the same length: the first sector from which they differ, or
-   * undefined when they are the same.
-   */
-  firstDifference(other: SegmentTable): number | undefined {
-    const theirs = other[Symbol.iterator]()
-    for (const segment of this) {
-      const next = theirs.next()
-      const match: Segment | undefined = next.done === true ? undefined : next.value
-      if (
-        match === undefined ||
-        segment.start !== match.start ||
-        segment.target !== match.target ||
-        segment.device !== match.device ||
-        segment.offset !== match.offset
-      ) {
-        return segment.start
-      }
-      if (segment.length !== match.length) {
-        return segment.start + Math.min(segment.length, match.length)
-      }
-    }
-    return theirs.next().done === true ? undefined : this.sectors
+  /** The length of the device, in sectors. */
+  get sectors(): number {
+    const [start = 0, length = 0] = this.packed.subarray(-COLUMNS)
+    return start + length
   }
 
-  /** Whether both are the same table; no slower than comparing their memory. */
-  equals(other: SegmentTable): boolean {
-    return (
-      this.devices.length === other.devices.length &&
-      this.devices.every((device, index) => device === other.devices[index]) &&
-      sameNumbers(this.packed, other.packed)
-    )
+  /** The numbers of this table's devices for another table's; what is not one of them has its own. */
+  numbersOf(devices: readonly string[]): number[] {
+    return devices.map((device, index) => {
+      const found = this.devices.indexOf(device)
+      return found === -1 ? this.devices.length + index : found
+    })
+  }
+
+  /**
+   * The first sector from which a table that the kernel has given is not this one; undefined when they
+   * are the same.
+   */
+  async firstDifference(other: SegmentTable): Promise<number | undefined> {
+    const rows = { rows: other.packed, devices: this.numbersOf(other.devices) }
+    const sector = await result(native.findDifferentSector(this.source, rows))
+    return sector < 0 ? undefined : sector
   }
 
   toJSON(): Segment[] {
     return [...this]
-  }
-
-  /** Tables end to end. */
-  static concat(tables: readonly SegmentTable[]): SegmentTable {
-    const [only] = tables
-    if (only !== undefined && tables.length === 1) return only
-    const devices = [...new Set(tables.flatMap((table) => table.devices))]
-    const packed = new Float64Array(tables.reduce((sum, table) => sum + table.packed.length, 0))
-    let row = 0
-    let start = 0
-    for (const table of tables) {
-      packed.set(table.packed, row)
-      const numbers = table.devices.map((device) => devices.indexOf(device))
-      for (const end = row + table.packed.length; row < end; row += COLUMNS) {
-        packed[row] = (packed[row] as number) + start
-        const device = packed[row + 2] as number
-        packed[row + 2] = numbers[device] ?? device
-      }
-      start += table.sectors
-    }
-    return new SegmentTable(packed, devices)
   }
 }

@@ -1,7 +1,7 @@
 // What sysfs and procfs say of devices and mounts.
-import { readFile, readlink } from 'node:fs/promises'
+import { readlink } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { isSystemError } from './errors.js'
+import { native, result } from './native.js'
 
 /** A device number as sysfs and device-mapper write it. */
 export const deviceName = (major: number, minor: number): string => `${major}:${minor}`
@@ -21,27 +21,11 @@ export function parseDevice(device: string): { major: number; minor: number } {
 }
 
 /** The first of some files that there is, without the white space around it. */
-export async function readText(...paths: string[]): Promise<string | undefined> {
-  for (const path of paths) {
-    try {
-      return (await readFile(path, 'utf8')).trim()
-    } catch (error) {
-      if (!isSystemError(error, 'ENOENT', 'ENOTDIR', 'EINVAL')) throw error
-    }
-  }
-  return undefined
-}
+export const readText = async (...paths: string[]): Promise<string | undefined> =>
+  (await result(native.readFirst(paths)))?.trim()
 
 const attribute = (device: string, name: string): Promise<string | undefined> =>
   readText(`/sys/dev/block/${device}/${name}`)
-
-/** The logical block size of a device, in bytes; 512 where sysfs does not say. */
-export async function logicalBlockSize(device: string): Promise<number> {
-  const folder = `/sys/dev/block/${device}`
-  // A partition's queue is its disk's.
-  const name = 'queue/logical_block_size'
-  return Number((await readText(`${folder}/${name}`, `${folder}/../${name}`)) ?? 512)
-}
 
 /** A device's size, in bytes. */
 export async function deviceSize(device: string): Promise<number> {
@@ -73,9 +57,12 @@ export interface Mount {
 }
 
 /** Where a device is mounted, as this process sees it (proc_pid_mountinfo(5)). */
-export async function mountsOf(device: string): Promise<Mount[]> {
-  const text = (await readText('/proc/self/mountinfo')) ?? ''
-  return text
+export const mountsOf = async (device: string): Promise<Mount[]> =>
+  parseMounts((await readText('/proc/self/mountinfo')) ?? '', device)
+
+/** Those lines of mountinfo that are of a device. */
+export const parseMounts = (mountinfo: string, device: string): Mount[] =>
+  mountinfo
     .split('\n')
     .map((line) => line.split(' '))
     .filter((fields) => fields[2] === device)
@@ -87,7 +74,6 @@ export async function mountsOf(device: string): Promise<Mount[]> {
         options: superOptions.split(','),
       }
     })
-}
 
 /** The kernel writes white space and backslashes in paths as \ooo. */
 export const unescapePath = (text: string): string =>

@@ -1,10 +1,10 @@
 // /dev/mapper/NAME: udev makes it where udev runs, and we do where it does not.
-import { lstat, mkdir, readFile, readlink, rm, stat } from 'node:fs/promises'
+import { lstat, mkdir, readlink, rm, stat } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import debug from 'debug'
 import { isSystemError } from './errors.js'
 import { native, result, type DmDevice } from './native.js'
-import { splitDevice } from './sysfs.js'
+import { readText, splitDevice } from './sysfs.js'
 import { poll } from './wait.js'
 
 const log = debug('dmloop:udev')
@@ -19,8 +19,8 @@ export const nodePath = (name: string): string => `/dev/mapper/${name}`
  * sockets is asked, not the file.
  */
 async function udevRuns(): Promise<boolean> {
-  const sockets = await readFile('/proc/net/unix', 'utf8').catch(() => '')
-  return sockets.includes(' /run/udev/control')
+  const sockets = await readText('/proc/net/unix').catch(() => undefined)
+  return sockets?.includes(' /run/udev/control') ?? false
 }
 
 /**
@@ -91,16 +91,22 @@ export async function awaitNode(device: DmDevice): Promise<void> {
 export async function ensureNode(device: DmDevice): Promise<void> {
   const path = nodePath(device.name)
   if (await leadsTo(path, device)) return
-  await mkdir(dirname(path), { recursive: true })
-  await rm(path, { force: true })
   try {
-    await result(native.makeBlockNode(path, device.major, device.minor), path)
-    log('made %s', path)
+    await makeNode(path, device)
   } catch (error) {
-    // A udev that cannot be seen from here (another network namespace) may have been faster.
-    if (!isSystemError(error, 'EEXIST') || !(await leadsTo(path, device))) throw error
+    if (!isSystemError(error, 'EEXIST', 'ENOENT')) throw error
+    await mkdir(dirname(path), { recursive: true })
+    await rm(path, { force: true })
+    await makeNode(path, device).catch(async (failure: unknown) => {
+      // A udev that cannot be seen from here (another network namespace) may have been faster.
+      if (!isSystemError(failure, 'EEXIST') || !(await leadsTo(path, device))) throw failure
+    })
   }
+  log('made %s', path)
 }
+
+const makeNode = (path: string, { major, minor }: DeviceNode): Promise<void> =>
+  result(native.makeBlockNode(path, major, minor), path)
 
 /** Makes sure that /dev/mapper/NAME does not lead to a device that has been removed. */
 export async function removeNode(device: DeviceNode): Promise<void> {

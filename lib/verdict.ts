@@ -1,8 +1,7 @@
 // Whether a file and its extents may be mapped: the policy applied to the facts.
 import type { BackingFile } from './backing-file.js'
 import { problem, type Problem } from './errors.js'
-import { ExtentTable } from './extents.js'
-import type { ExtentFacts } from './native.js'
+import type { ExtentFacts, Ranges } from './native.js'
 import {
   EXTENT_FLAGS,
   FILE_ATTRIBUTES,
@@ -54,12 +53,13 @@ const flagProblem = (flags: number): DmloopCode | undefined => {
 
 /** Ranges with the same verdict, told as one problem: the first of them, and how many there are. */
 class Findings {
-  readonly #byCode = new Map<DmloopCode, { offset: number; length: number; count: number }>()
+  readonly #byCode = new Map<DmloopCode, Ranges>()
 
-  add(code: DmloopCode, offset: number, length: number): void {
-    const found = this.#byCode.get(code)
-    if (found) found.count++
-    else this.#byCode.set(code, { offset, length, count: 1 })
+  add(code: DmloopCode, ranges: Ranges): void {
+    if (ranges.count === 0) return
+    const found = this.#byCode.get(code) ?? { ...ranges, count: 0 }
+    const { offset, length } = ranges.offset < found.offset ? ranges : found
+    this.#byCode.set(code, { offset, length, count: found.count + ranges.count })
   }
 
   problems(file: string): Problem[] {
@@ -71,34 +71,20 @@ class Findings {
   }
 }
 
-/**
- * Verdicts on the extents of one file. `holes: 'zero'` allows what reads as zeros. Costs nothing
- * where nothing is wrong: the rows are looked at only if the sum of their flags asks for it.
- */
+/** Verdicts on the extents of one file. `holes: 'zero'` allows what reads as zeros. */
 export function judgeExtents(
   file: string,
-  extents: ExtentFacts,
-  { holes, blockSize }: { holes: 'reject' | 'zero'; blockSize: number },
+  { flagged, unaligned, holes }: Omit<ExtentFacts, 'extents' | 'count'>,
+  options: { holes: 'reject' | 'zero' },
 ): Problem[] {
   const findings = new Findings()
-  if (flagProblem(extents.flags) !== undefined) {
-    for (const { logical, length, flags } of new ExtentTable(extents.rows)) {
-      const code = flagProblem(flags)
-      if (code === undefined) continue
-      if (code === 'DMLOOP_UNWRITTEN_EXTENT' && holes === 'zero') continue
-      findings.add(code, logical, length)
-    }
+  for (const { flags, ...ranges } of flagged) {
+    const code = flagProblem(flags)
+    if (code === undefined) continue
+    if (code === 'DMLOOP_UNWRITTEN_EXTENT' && options.holes === 'zero') continue
+    findings.add(code, ranges)
   }
-  if (extents.alignment % blockSize !== 0) {
-    for (const { logical, physical, length } of new ExtentTable(extents.rows)) {
-      const aligned = [logical, physical, length].every((bytes) => bytes % blockSize === 0)
-      if (!aligned) findings.add('DMLOOP_UNALIGNED_EXTENT', logical, length)
-    }
-  }
-  if (holes === 'reject') {
-    for (let row = 0; row < extents.holes.length; row += 2) {
-      findings.add('DMLOOP_HOLE', extents.holes[row] as number, extents.holes[row + 1] as number)
-    }
-  }
+  findings.add('DMLOOP_UNALIGNED_EXTENT', unaligned)
+  if (options.holes === 'reject') findings.add('DMLOOP_HOLE', holes)
   return findings.problems(file)
 }

@@ -62,7 +62,8 @@ export class WrappedDevice extends MappedDevice {
 
   protected async deviations(): Promise<Problem[]> {
     const live = await liveTable(this.#device)
-    if (live.equals(tableOver(this.#beneath, this.size))) return []
+    const table = tableOver(this.#beneath, this.size)
+    if ((await table.firstDifference(live)) === undefined) return []
     return [problem('DMLOOP_FILE_CHANGED', { file: this.path }, 'has another table by now')]
   }
 

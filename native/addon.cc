@@ -1,5 +1,6 @@
 #include <napi.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -12,15 +13,19 @@
 
 #include "compare.h"
 #include "device_mapper.h"
+#include "extent_list.h"
 #include "extent_walk.h"
 #include "file_facts.h"
 #include "files.h"
 #include "guard.h"
+#include "look.h"
 #include "loop.h"
 #include "packed_rows.h"
 #include "promise_worker.h"
+#include "record.h"
 #include "safe_integer.h"
 #include "segments.h"
+#include "small_files.h"
 #include "udev_cookie.h"
 
 // The JavaScript face of the native half: arguments in, facts out. lib/native.ts holds the types
@@ -67,6 +72,36 @@ class PackedNumbers {
   // Dropped on the event loop, where the worker that holds it is deleted.
   Napi::ObjectReference reference_;
 };
+
+// What C++ keeps and JavaScript only holds: for each type its own kind, so that one is not taken
+// for another.
+template <typename T>
+constexpr char kKindOf = 0;
+
+struct Handle {
+  const char* kind;
+  std::shared_ptr<const void> value;
+};
+
+template <typename T>
+Napi::Value HandleTo(Napi::Env env, std::shared_ptr<const T> value, size_t memory) {
+  // Else a garbage collector that sees only the handle would be in no hurry.
+  Napi::MemoryManagement::AdjustExternalMemory(env, static_cast<int64_t>(memory));
+  const auto drop = [memory](Napi::Env env, Handle* handle) {
+    Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(memory));
+    std::unique_ptr<Handle>{handle}.reset();
+  };
+  auto handle = std::make_unique<Handle>(Handle{&kKindOf<T>, std::move(value)});
+  return Napi::External<Handle>::New(env, handle.release(), drop);
+}
+
+template <typename T>
+std::shared_ptr<const T> HandleFrom(const Napi::Value& value) {
+  if (!value.IsExternal()) return nullptr;
+  const Handle* handle = value.As<Napi::External<Handle>>().Data();
+  if (handle->kind != &kKindOf<T>) return nullptr;
+  return std::static_pointer_cast<const T>(handle->value);
+}
 
 Napi::Value PackedArray(Napi::Env env, PackedRows& rows) {
   const size_t count = rows.size();
@@ -140,28 +175,46 @@ std::optional<AddressCall> AddressCallFrom(const Napi::Value& value) {
 
 // --- files ------------------------------------------------------------------------------------
 
+Napi::Object RangesObject(Napi::Env env, const Ranges& ranges) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("count", static_cast<double>(ranges.count));
+  object.Set("offset", static_cast<double>(ranges.offset));
+  object.Set("length", static_cast<double>(ranges.length));
+  return object;
+}
+
+Napi::Value ExtentMapValue(Napi::Env env, ExtentMap& map) {
+  Napi::Array flagged = Napi::Array::New(env, map.flagged.size());
+  for (uint32_t i = 0; i < map.flagged.size(); i++) {
+    const auto& [flags, ranges] = map.flagged[i];
+    Napi::Object object = RangesObject(env, ranges);
+    object.Set("flags", flags);
+    flagged.Set(i, object);
+  }
+  auto extents = std::make_shared<const ExtentList>(std::move(map.extents));
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("count", static_cast<double>(extents->size()));
+  object.Set("extents", HandleTo(env, extents, extents->memory()));
+  object.Set("holes", RangesObject(env, map.holes));
+  object.Set("unaligned", RangesObject(env, map.unaligned));
+  object.Set("flagged", flagged);
+  return object;
+}
+
 Napi::Value WalkExtentsJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
   const auto call = AddressCallFrom(info[1]);
   const auto offset = SafeInteger(info[2]);
   const auto length = SafeInteger(info[3]);
-  if (!fd || !call || !offset || !length) {
-    return Reject(info.Env(), "walkExtents(fd, call, offset, length)");
+  const auto block_size = SafeInteger(info[4]);
+  if (!fd || !call || !offset || !length || !block_size || *block_size == 0) {
+    return Reject(info.Env(), "walkExtents(fd, call, offset, length, blockSize)");
   }
   return PromiseWorker<ExtentMap>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length] {
-        return WalkExtents(fd, call, offset, length);
-      },
-      [](Napi::Env env, ExtentMap& map) -> Napi::Value {
-        const uint64_t alignment = map.bits & (~map.bits + 1);
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("rows", PackedArray(env, map.rows));
-        object.Set("holes", PackedArray(env, map.holes));
-        object.Set("flags", map.flags);
-        object.Set("alignment", static_cast<double>(alignment));
-        return object;
-      });
+      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length,
+       block_size = *block_size] { return WalkExtents(fd, call, offset, length, block_size); },
+      ExtentMapValue);
 }
 
 // The first byte that has moved, or -1.
@@ -170,38 +223,186 @@ Napi::Value FindMovedByteJs(const Napi::CallbackInfo& info) {
   const auto call = AddressCallFrom(info[1]);
   const auto offset = SafeInteger(info[2]);
   const auto length = SafeInteger(info[3]);
-  auto rows = PackedNumbers::From(info[4]);
-  if (!fd || !call || !offset || !length || !rows) {
-    return Reject(info.Env(), "findMovedByte(fd, call, offset, length, rows)");
+  auto extents = HandleFrom<ExtentList>(info[4]);
+  if (!fd || !call || !offset || !length || !extents) {
+    return Reject(info.Env(), "findMovedByte(fd, call, offset, length, extents)");
   }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length, rows] {
-        return FindMovedByte(fd, call, offset, length, rows->rows());
+      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length, extents] {
+        return FindMovedByte(fd, call, offset, length, *extents);
       },
       NumberOrMinusOne);
+}
+
+// A list of extents that did not come from a walk: four numbers a row.
+Napi::Value PackExtentsJs(const Napi::CallbackInfo& info) {
+  auto rows = PackedNumbers::From(info[0]);
+  if (!rows) return Reject(info.Env(), "packExtents(rows)");
+  auto extents = std::make_shared<ExtentList>();
+  auto row = rows->rows();
+  for (; row.size() >= 4; row = row.subspan(4)) {
+    extents->Append({static_cast<uint64_t>(row[0]), static_cast<uint64_t>(row[1]),
+                     static_cast<uint64_t>(row[2]), static_cast<uint32_t>(row[3])});
+  }
+  return HandleTo<ExtentList>(info.Env(), extents, extents->memory());
+}
+
+// Some extents as plain numbers, four a row; see lib/extents.ts.
+Napi::Value ExtentRowsJs(const Napi::CallbackInfo& info) {
+  auto extents = HandleFrom<ExtentList>(info[0]);
+  const auto first = SafeInteger(info[1]);
+  const auto count = SafeInteger(info[2]);
+  if (!extents || !first || !count) return Reject(info.Env(), "extentRows(extents, first, count)");
+  const size_t from = std::min<size_t>(*first, extents->size());
+  const size_t rows = std::min<size_t>(*count, extents->size() - from);
+  auto array = Napi::Float64Array::New(info.Env(), rows * 4);
+  ExtentList::Reader reader(*extents, from);
+  double* row = array.Data();
+  for (size_t i = 0; i < rows; i++, row += 4) {
+    const Extent extent = *reader.Next();
+    row[0] = static_cast<double>(extent.logical);
+    row[1] = static_cast<double>(extent.physical);
+    row[2] = static_cast<double>(extent.length);
+    row[3] = static_cast<double>(extent.flags);
+  }
+  return array;
+}
+
+Napi::Value StringOrUndefined(Napi::Env env, const std::optional<std::string>& text) {
+  if (!text) return env.Undefined();
+  return Napi::String::New(env, *text);
+}
+
+Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("mode", facts.mode);
+  object.Set("size", static_cast<double>(facts.size));
+  // Inode numbers are names, not quantities: 64 bits of them must stay apart.
+  object.Set("inode", std::to_string(facts.inode));
+  object.Set("major", facts.device_major);
+  object.Set("minor", facts.device_minor);
+  object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
+  object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
+  object.Set("filesystemSize", static_cast<double>(facts.filesystem_size));
+  object.Set("inodeFlags", facts.inode_flags);
+  object.Set("extendedFlags", facts.extended_flags);
+  object.Set("mark", StringOrUndefined(env, facts.mark));
+  return object;
+}
+
+Napi::Value LoopValue(Napi::Env env, loop::Status& status) {
+  Napi::Object device = Napi::Object::New(env);
+  device.Set("major", status.device_major);
+  device.Set("minor", status.device_minor);
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("number", status.number);
+  object.Set("device", device);
+  object.Set("major", status.major);
+  object.Set("minor", status.minor);
+  object.Set("inode", std::to_string(status.inode));
+  object.Set("offset", static_cast<double>(status.offset));
+  object.Set("size", static_cast<double>(status.size));
+  object.Set("flags", status.flags);
+  object.Set("name", status.name);
+  return object;
+}
+
+Napi::Value LoopsValue(Napi::Env env, std::vector<loop::Status>& loops) {
+  Napi::Array array = Napi::Array::New(env, loops.size());
+  for (uint32_t i = 0; i < loops.size(); i++) array.Set(i, LoopValue(env, loops[i]));
+  return array;
+}
+
+Napi::Value LookValue(Napi::Env env, Look& look) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("facts", FactsValue(env, look.facts));
+  object.Set("kernelName", StringOrUndefined(env, look.kernel_name));
+  object.Set("blockSize", static_cast<double>(look.block_size));
+  object.Set("deviceSize", static_cast<double>(look.device_size));
+  object.Set("mounts", look.mounts);
+  object.Set("ext4Options", look.ext4_options);
+  object.Set("swaps", look.swaps);
+  object.Set("loops", LoopsValue(env, look.loops));
+  return object;
+}
+
+Napi::Value OpenFileJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "openFile(path)");
+  return PromiseWorker<OpenedFile>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return OpenFile(path); },
+      [](Napi::Env env, OpenedFile& opened) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("fd", opened.fd.release());
+        object.Set("path", opened.path);
+        object.Set("look", LookValue(env, opened.look));
+        return object;
+      });
+}
+
+Napi::Value LookAtJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "lookAt(fd)");
+  return PromiseWorker<Look>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return LookAt(fd); }, LookValue);
 }
 
 Napi::Value InspectJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
   if (!fd) return Reject(info.Env(), "inspect(fd)");
   return PromiseWorker<FileFacts>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return Inspect(fd); },
-      [](Napi::Env env, FileFacts& facts) -> Napi::Value {
+      info.Env(), [fd = static_cast<int>(*fd)] { return Inspect(fd); }, FactsValue);
+}
+
+Napi::Value ReadFirstJs(const Napi::CallbackInfo& info) {
+  auto paths = StringsFrom(info[0]);
+  if (!paths) return Reject(info.Env(), "readFirst(paths)");
+  return PromiseWorker<std::optional<std::string>>::Run(
+      info.Env(), [paths = std::move(*paths)] { return ReadFirst(paths); },
+      [](Napi::Env env, std::optional<std::string>& text) -> Napi::Value {
+        return StringOrUndefined(env, text);
+      });
+}
+
+Napi::Value ReadFolderJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "readFolder(path)");
+  return PromiseWorker<Folder>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return ReadFolder(path); },
+      [](Napi::Env env, Folder& folder) -> Napi::Value {
+        Napi::Array array = Napi::Array::New(env, folder.size());
+        for (uint32_t i = 0; i < folder.size(); i++) {
+          Napi::Object object = Napi::Object::New(env);
+          object.Set("name", folder[i].first);
+          object.Set("text", folder[i].second);
+          array.Set(i, object);
+        }
+        return array;
+      });
+}
+
+Napi::Value LockRecordJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "lockRecord(path)");
+  return PromiseWorker<LockedRecord>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return LockRecord(path); },
+      [](Napi::Env env, LockedRecord& record) -> Napi::Value {
         Napi::Object object = Napi::Object::New(env);
-        object.Set("mode", facts.mode);
-        object.Set("size", static_cast<double>(facts.size));
-        // Inode numbers are names, not quantities: 64 bits of them must stay apart.
-        object.Set("inode", std::to_string(facts.inode));
-        object.Set("major", facts.device_major);
-        object.Set("minor", facts.device_minor);
-        object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
-        object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
-        object.Set("filesystemSize", static_cast<double>(facts.filesystem_size));
-        object.Set("inodeFlags", facts.inode_flags);
-        object.Set("extendedFlags", facts.extended_flags);
+        object.Set("fd", record.fd.release());
+        object.Set("text", record.text);
         return object;
       });
+}
+
+// A step on an open file that takes a text.
+template <Result<Nothing> (*step)(int, const std::string&)>
+Napi::Value FileTextStepJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd || !info[1].IsString()) return Reject(info.Env(), "file step(fd, text)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [fd = static_cast<int>(*fd), text = info[1].As<Napi::String>().Utf8Value()] {
+        return step(fd, text);
+      },
+      Undefined);
 }
 
 // A step on an open file that answers with nothing but whether it went well.
@@ -234,50 +435,25 @@ Napi::Value GetPinCountJs(const Napi::CallbackInfo& info) {
       [](Napi::Env env, uint32_t& count) -> Napi::Value { return Napi::Number::New(env, count); });
 }
 
-Napi::Value LeaseIsWholeJs(const Napi::CallbackInfo& info) {
+Napi::Value EndLeaseJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  if (!fd) return Reject(info.Env(), "leaseIsWhole(fd)");
+  if (!fd) return Reject(info.Env(), "endLease(fd)");
   return PromiseWorker<bool>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return LeaseIsWhole(fd); },
+      info.Env(), [fd = static_cast<int>(*fd)] { return EndLease(fd); },
       [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
 }
 
-Napi::Value GetMarkJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
-  if (!fd) return Reject(info.Env(), "getMark(fd)");
-  return PromiseWorker<std::optional<std::string>>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return GetMark(fd); },
-      [](Napi::Env env, std::optional<std::string>& mark) -> Napi::Value {
-        if (!mark) return env.Undefined();
-        return Napi::String::New(env, *mark);
-      });
-}
-
-Napi::Value SetMarkJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
-  if (!fd || !info[1].IsString()) return Reject(info.Env(), "setMark(fd, mark)");
-  return PromiseWorker<Nothing>::Run(
-      info.Env(),
-      [fd = static_cast<int>(*fd), mark = info[1].As<Napi::String>().Utf8Value()] {
-        return SetMark(fd, mark);
-      },
-      Undefined);
-}
-
 Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
-  const auto left = SafeInteger(info[0]);
-  const auto left_offset = SafeInteger(info[1]);
-  const auto right = SafeInteger(info[2]);
-  const auto right_offset = SafeInteger(info[3]);
-  const auto length = SafeInteger(info[4]);
-  if (!left || !left_offset || !right || !right_offset || !length) {
-    return Reject(info.Env(), "findDifference(left, leftOffset, right, rightOffset, length)");
+  const auto file = SafeInteger(info[1]);
+  auto runs = PackedNumbers::From(info[2]);
+  if (!info[0].IsString() || !file || !runs) {
+    return Reject(info.Env(), "findDifference(device, file, runs)");
   }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [left = static_cast<int>(*left), left_offset = *left_offset, right = static_cast<int>(*right),
-       right_offset = *right_offset,
-       length = *length] { return FindDifference(left, left_offset, right, right_offset, length); },
+      [device = info[0].As<Napi::String>().Utf8Value(), file = static_cast<int>(*file), runs] {
+        return FindDifference(device, file, runs->rows());
+      },
       NumberOrMinusOne);
 }
 
@@ -344,58 +520,126 @@ std::optional<std::vector<PackedLevel>> LevelsFrom(const Napi::Value& value) {
   return levels;
 }
 
-Result<Translation> LayOutPacked(std::span<const double> extents, uint64_t offset, uint64_t length,
-                                 uint32_t zero_flags, const std::vector<PackedLevel>& packed) {
-  std::vector<Level> levels;
-  for (const PackedLevel& layers : packed) {
-    Level& level = levels.emplace_back();
-    for (const PackedLayer& layer : layers) {
-      level.push_back(layer.view());
-      auto checked = CheckLayer(level.back());
-      if (!checked.ok()) return checked.failure();
+// What a layout's layers lie in, part by part.
+using PackedParts = std::vector<std::vector<PackedLevel>>;
+
+// { extents, offset, sectors, zeroFlags, levels }; the part's layers are left to be filled in.
+std::optional<FilePart> PartFrom(const Napi::Value& value, PackedParts& packed) {
+  if (!value.IsObject()) return std::nullopt;
+  const auto object = value.As<Napi::Object>();
+  auto extents = HandleFrom<ExtentList>(object.Get("extents"));
+  const auto offset = SafeInteger(object.Get("offset"));
+  const auto sectors = SafeInteger(object.Get("sectors"));
+  const auto zero_flags = SafeInteger(object.Get("zeroFlags"));
+  auto levels = LevelsFrom(object.Get("levels"));
+  if (!extents || !offset || !sectors || !zero_flags || !levels) return std::nullopt;
+  packed.push_back(std::move(*levels));
+  return FilePart{std::move(extents), *offset, *sectors, static_cast<uint32_t>(*zero_flags), {}};
+}
+
+using LayoutResult = Result<std::shared_ptr<const Layout>>;
+
+LayoutResult LayOut(std::vector<FilePart> parts, std::shared_ptr<const PackedParts> packed) {
+  for (size_t i = 0; i < parts.size(); i++) {
+    for (const PackedLevel& layers : (*packed)[i]) {
+      Level& level = parts[i].levels.emplace_back();
+      for (const PackedLayer& layer : layers) {
+        level.push_back(layer.view());
+        auto checked = CheckLayer(level.back());
+        if (!checked.ok()) return checked.failure();
+      }
     }
   }
-  return LayOut(extents, offset, length, zero_flags, levels);
+  return Layout::Of(std::move(parts), std::move(packed));
 }
 
 Napi::Value LayOutJs(const Napi::CallbackInfo& info) {
-  auto extents = PackedNumbers::From(info[0]);
-  const auto offset = SafeInteger(info[1]);
-  const auto length = SafeInteger(info[2]);
-  const auto zero_flags = SafeInteger(info[3]);
-  auto levels = LevelsFrom(info[4]);
-  if (!extents || !offset || !length || !zero_flags || !levels) {
-    return Reject(info.Env(), "layOut(extents, offset, sectors, zeroFlags, levels)");
+  const char* usage = "layOut([{ extents, offset, sectors, zeroFlags, levels }])";
+  if (!info[0].IsArray()) return Reject(info.Env(), usage);
+  const auto list = info[0].As<Napi::Array>();
+  auto packed = std::make_shared<PackedParts>();
+  std::vector<FilePart> parts;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    auto part = PartFrom(list.Get(i), *packed);
+    if (!part) return Reject(info.Env(), usage);
+    parts.push_back(std::move(*part));
   }
-  return PromiseWorker<Translation>::Run(
+  return PromiseWorker<std::shared_ptr<const Layout>>::Run(
       info.Env(),
-      [extents, offset = *offset, length = *length, flags = static_cast<uint32_t>(*zero_flags),
-       levels = std::move(*levels)] {
-        return LayOutPacked(extents->rows(), offset, length, flags, levels);
-      },
-      [](Napi::Env env, Translation& translation) -> Napi::Value {
-        Napi::Array devices = Napi::Array::New(env, translation.devices.size());
-        for (uint32_t i = 0; i < translation.devices.size(); i++) {
-          devices.Set(i, translation.devices[i]);
+      [parts = std::move(parts), packed = std::move(packed)] { return LayOut(parts, packed); },
+      [](Napi::Env env, std::shared_ptr<const Layout>& layout) -> Napi::Value {
+        Napi::Array devices = Napi::Array::New(env, layout->devices().size());
+        for (uint32_t i = 0; i < layout->devices().size(); i++) {
+          devices.Set(i, layout->devices()[i]);
         }
         Napi::Object object = Napi::Object::New(env);
-        object.Set("rows", PackedArray(env, translation.rows));
+        object.Set("count", static_cast<double>(layout->size()));
+        object.Set("segments", HandleTo(env, layout, 0));
         object.Set("devices", devices);
         return object;
       });
 }
 
-Napi::Value FindOverlapJs(const Napi::CallbackInfo& info) {
-  auto segments = PackedNumbers::From(info[0]);
+Napi::Value SegmentRowsJs(const Napi::CallbackInfo& info) {
+  auto layout = HandleFrom<Layout>(info[0]);
+  if (!layout) return Reject(info.Env(), "segmentRows(segments)");
+  auto array = Napi::Float64Array::New(info.Env(), layout->size() * kSegmentColumns);
+  double* row = array.Data();
+  layout->ForEach([&](const Segment& segment) {
+    *row++ = static_cast<double>(segment.start);
+    *row++ = static_cast<double>(segment.length);
+    *row++ = static_cast<double>(segment.device);
+    *row++ = static_cast<double>(segment.offset);
+  });
+  return array;
+}
+
+// Segments that JavaScript has packed or that a layout works out. Packed ones are checked before
+// they are used, off the event loop.
+class GivenSegments {
+ public:
+  static std::shared_ptr<const GivenSegments> From(const Napi::Value& value) {
+    auto given = std::make_shared<GivenSegments>();
+    given->packed_ = PackedNumbers::From(value);
+    given->source_ = HandleFrom<Layout>(value);
+    if (given->packed_) {
+      given->source_ = std::make_shared<const PackedSegments>(given->packed_->rows());
+    }
+    return given->source_ ? given : nullptr;
+  }
+  Result<Nothing> Check(size_t device_count) const {
+    if (!packed_) return Nothing{};
+    return CheckSegments(packed_->rows(), device_count);
+  }
+  const SegmentSource& source() const { return *source_; }
+
+ private:
+  std::shared_ptr<PackedNumbers> packed_;
+  std::shared_ptr<const SegmentSource> source_;
+};
+
+using Finder = Result<std::optional<uint64_t>> (*)(const SegmentSource&, const Layer&);
+
+Result<std::optional<uint64_t>> Overlap(const SegmentSource& segments, const Layer& other) {
+  auto checked = CheckSegments(other.rows, other.devices.size());
+  if (!checked.ok()) return checked.failure();
+  return FindOverlap(segments, other);
+}
+
+// Unlike an overlap, it makes sense with any targets: what is neither linear nor zero is different.
+Result<std::optional<uint64_t>> Difference(const SegmentSource& segments, const Layer& other) {
+  return FindDifferentSector(segments, other);
+}
+
+// Something about a table and another whose devices are numbered as `other.devices` says.
+template <Finder find>
+Napi::Value CompareTablesJs(const Napi::CallbackInfo& info) {
+  auto segments = GivenSegments::From(info[0]);
   auto other = LayerFrom(info[1]);
-  if (!segments || !other) return Reject(info.Env(), "findOverlap(segments, { rows, devices })");
+  if (!segments || !other) return Reject(info.Env(), "compare(segments, { rows, devices })");
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [segments, other = std::move(*other)]() -> Result<std::optional<uint64_t>> {
-        auto checked = CheckSegments(other.rows->rows(), other.devices.size());
-        if (!checked.ok()) return checked.failure();
-        return FindOverlap(segments->rows(), other.view());
-      },
+      [segments, other = std::move(*other)] { return find(segments->source(), other.view()); },
       NumberOrMinusOne);
 }
 
@@ -422,16 +666,16 @@ Napi::Value DmCreateJs(const Napi::CallbackInfo& info) {
 Napi::Value DmLoadJs(const Napi::CallbackInfo& info) {
   const char* usage = "dmLoad(target, segments, devices, readOnly)";
   auto target = TargetFrom(info[0]);
-  auto segments = PackedNumbers::From(info[1]);
+  auto segments = GivenSegments::From(info[1]);
   auto devices = StringsFrom(info[2]);
   if (!target || !segments || !devices || !info[3].IsBoolean()) return Reject(info.Env(), usage);
   return PromiseWorker<dm::Device>::Run(
       info.Env(),
       [target = *target, segments, devices = *devices,
        read_only = info[3].As<Napi::Boolean>().Value()]() -> Result<dm::Device> {
-        auto checked = CheckSegments(segments->rows(), devices.size());
+        auto checked = segments->Check(devices.size());
         if (!checked.ok()) return checked.failure();
-        return dm::LoadTable(target, segments->rows(), devices, read_only);
+        return dm::LoadTable(target, segments->source(), devices, read_only);
       },
       DeviceValue);
 }
@@ -471,6 +715,26 @@ Napi::Value DmRemoveJs(const Napi::CallbackInfo& info) {
       DeviceValue);
 }
 
+Napi::Value TableValue(Napi::Env env, dm::Table& table) {
+  Napi::Array others = Napi::Array::New(env, table.others.size());
+  for (uint32_t i = 0; i < table.others.size(); i++) {
+    const auto& other = table.others[i];
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("start", static_cast<double>(other.start));
+    object.Set("length", static_cast<double>(other.length));
+    object.Set("target", other.target);
+    object.Set("parameters", other.parameters);
+    others.Set(i, object);
+  }
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("rows", PackedArray(env, table.rows));
+  object.Set("stripes", PackedArray(env, table.stripes));
+  object.Set("devices", Strings(env, table.devices));
+  object.Set("others", others);
+  object.Set("device", DeviceObject(env, table.device));
+  return object;
+}
+
 Napi::Value DmTableJs(const Napi::CallbackInfo& info) {
   auto target = TargetFrom(info[0]);
   if (!target || !info[1].IsBoolean()) return Reject(info.Env(), "dmTable(target, inactive)");
@@ -479,24 +743,18 @@ Napi::Value DmTableJs(const Napi::CallbackInfo& info) {
       [target = *target, inactive = info[1].As<Napi::Boolean>().Value()] {
         return dm::GetTable(target, inactive);
       },
-      [](Napi::Env env, dm::Table& table) -> Napi::Value {
-        Napi::Array others = Napi::Array::New(env, table.others.size());
-        for (uint32_t i = 0; i < table.others.size(); i++) {
-          const auto& other = table.others[i];
-          Napi::Object object = Napi::Object::New(env);
-          object.Set("start", static_cast<double>(other.start));
-          object.Set("length", static_cast<double>(other.length));
-          object.Set("target", other.target);
-          object.Set("parameters", other.parameters);
-          others.Set(i, object);
-        }
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("rows", PackedArray(env, table.rows));
-        object.Set("stripes", PackedArray(env, table.stripes));
-        object.Set("devices", Strings(env, table.devices));
-        object.Set("others", others);
-        object.Set("device", DeviceObject(env, table.device));
-        return object;
+      TableValue);
+}
+
+Napi::Value DmStackJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "dmStack(device)");
+  return PromiseWorker<std::vector<dm::Table>>::Run(
+      info.Env(),
+      [device = info[0].As<Napi::String>().Utf8Value()] { return dm::GetStack(device); },
+      [](Napi::Env env, std::vector<dm::Table>& tables) -> Napi::Value {
+        Napi::Array array = Napi::Array::New(env, tables.size());
+        for (uint32_t i = 0; i < tables.size(); i++) array.Set(i, TableValue(env, tables[i]));
+        return array;
       });
 }
 
@@ -559,20 +817,15 @@ Napi::Value LoopConfigureJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value LoopStatusJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "loopStatus(path)");
+  const auto number = SafeInteger(info[0]);
+  if (!number) return Reject(info.Env(), "loopStatus(number)");
   return PromiseWorker<loop::Status>::Run(
-      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return loop::GetStatus(path); },
-      [](Napi::Env env, loop::Status& status) -> Napi::Value {
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("major", status.major);
-        object.Set("minor", status.minor);
-        object.Set("inode", std::to_string(status.inode));
-        object.Set("offset", static_cast<double>(status.offset));
-        object.Set("size", static_cast<double>(status.size));
-        object.Set("flags", status.flags);
-        object.Set("name", status.name);
-        return object;
-      });
+      info.Env(), [number = static_cast<uint32_t>(*number)] { return loop::GetStatus(number); },
+      LoopValue);
+}
+
+Napi::Value LoopListJs(const Napi::CallbackInfo& info) {
+  return PromiseWorker<std::vector<loop::Status>>::Run(info.Env(), loop::List, LoopsValue);
 }
 
 Napi::Value LoopResizeJs(const Napi::CallbackInfo& info) {
@@ -643,22 +896,32 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   };
   add("walkExtents", WalkExtentsJs);
   add("findMovedByte", FindMovedByteJs);
+  add("openFile", OpenFileJs);
+  add("lookAt", LookAtJs);
   add("inspect", InspectJs);
-  add("tryLock", FileStepJs<TryLock>);
+  add("sync", FileStepJs<Sync>);
+  add("close", FileStepJs<Close>);
+  add("readFirst", ReadFirstJs);
+  add("readFolder", ReadFolderJs);
+  add("lockRecord", LockRecordJs);
+  add("writeRecord", FileTextStepJs<WriteRecord>);
+  add("releaseRecord", FileTextStepJs<ReleaseRecord>);
   add("dropCache", FileStepJs<DropCache>);
   add("findDifference", FindDifferenceJs);
   add("takeLease", FileStepJs<TakeLease>);
-  add("leaseIsWhole", LeaseIsWholeJs);
-  add("dropLease", FileStepJs<DropLease>);
+  add("endLease", EndLeaseJs);
   add("setImmutable", FileSwitchJs<SetImmutable>);
   add("setPinned", FileSwitchJs<SetPinned>);
   add("getPinCount", GetPinCountJs);
-  add("getMark", GetMarkJs);
-  add("setMark", SetMarkJs);
+  add("setMark", FileTextStepJs<SetMark>);
   add("removeMark", FileStepJs<RemoveMark>);
   add("makeBlockNode", MakeBlockNodeJs);
+  add("packExtents", PackExtentsJs);
+  add("extentRows", ExtentRowsJs);
   add("layOut", LayOutJs);
-  add("findOverlap", FindOverlapJs);
+  add("segmentRows", SegmentRowsJs);
+  add("findOverlap", CompareTablesJs<Overlap>);
+  add("findDifferentSector", CompareTablesJs<Difference>);
   add("dmVersion", DmVersionJs);
   add("dmCreate", DmCreateJs);
   add("dmLoad", DmLoadJs);
@@ -668,11 +931,13 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("dmStatus", DmDeviceJs<dm::Status>);
   add("dmRemove", DmRemoveJs);
   add("dmTable", DmTableJs);
+  add("dmStack", DmStackJs);
   add("dmDependencies", DmDependenciesJs);
   add("dmList", DmListJs);
   add("loopGetFree", LoopGetFreeJs);
   add("loopConfigure", LoopConfigureJs);
   add("loopStatus", LoopStatusJs);
+  add("loopList", LoopListJs);
   add("loopResize", LoopResizeJs);
   add("loopClear", LoopClearJs);
   add("createCookie", CreateCookieJs);

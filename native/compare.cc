@@ -1,5 +1,6 @@
 #include "compare.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,7 +9,9 @@
 #include <exception>
 #include <memory>
 
+#include "files.h"
 #include "packed_rows.h"
+#include "unique_fd.h"
 
 namespace dmloop {
 
@@ -26,9 +29,9 @@ Buffer NewBuffer() {
   return buffer;
 }
 
-Result<Nothing> ReadAll(int fd, std::byte* into, uint64_t length, uint64_t offset) {
+Result<Nothing> ReadFully(const UniqueFd& fd, std::byte* into, uint64_t length, uint64_t offset) {
   while (length > 0) {
-    const ssize_t count = pread(fd, into, length, static_cast<off_t>(offset));
+    const ssize_t count = pread(fd.get(), into, length, static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return LastFailure("pread");
     if (count == 0) return Failure{EIO, "pread"};
@@ -39,23 +42,52 @@ Result<Nothing> ReadAll(int fd, std::byte* into, uint64_t length, uint64_t offse
   return Nothing{};
 }
 
+Result<UniqueFd> Open(const std::string& path, int flags) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
+  if (!fd.valid()) return LastFailure("open", path);
+  return fd;
+}
+
+// By the descriptor: whatever the path leads to by now, this is the file that was looked at.
+Result<UniqueFd> OpenAgain(int file) {
+  const std::string self = "/proc/self/fd/" + std::to_string(file);
+  auto direct = Open(self, O_DIRECT);
+  if (direct.ok() || direct.failure().error != EINVAL) return direct;
+  // The filesystem has no direct I/O for it: it is read as it is, less its cached pages.
+  auto dropped = DropCache(file);
+  if (!dropped.ok()) return dropped.failure();
+  return Open(self, 0);
+}
+
 }  // namespace
 
-Result<std::optional<uint64_t>> FindDifference(int left, uint64_t left_offset, int right,
-                                               uint64_t right_offset, uint64_t length) {
-  const Buffer a = NewBuffer();
-  const Buffer b = NewBuffer();
-  for (uint64_t done = 0; done < length;) {
-    const uint64_t size = std::min(kChunk, length - done);
-    auto first = ReadAll(left, a.get(), size, left_offset + done);
-    if (!first.ok()) return first.failure();
-    auto second = ReadAll(right, b.get(), size, right_offset + done);
-    if (!second.ok()) return second.failure();
-    const auto differs = std::mismatch(a.get(), a.get() + size, b.get()).first;
-    if (differs != a.get() + size) {
-      return std::optional<uint64_t>(done + static_cast<uint64_t>(differs - a.get()));
+Result<std::optional<uint64_t>> FindDifference(const std::string& device_path, int file_fd,
+                                               std::span<const double> runs) {
+  auto device = Open(device_path, O_DIRECT);
+  if (!device.ok()) return device.failure();
+  auto file = OpenAgain(file_fd);
+  if (!file.ok()) return file.failure();
+  const Buffer ours = NewBuffer();
+  const Buffer theirs = NewBuffer();
+  for (; runs.size() >= kRunColumns; runs = runs.subspan(kRunColumns)) {
+    const auto on_device = static_cast<uint64_t>(runs[0]);
+    const auto in_file = static_cast<uint64_t>(runs[1]);
+    const auto length = static_cast<uint64_t>(runs[2]);
+    for (uint64_t done = 0; done < length;) {
+      const uint64_t size = std::min(kChunk, length - done);
+      // The device first: to read it directly has the kernel write out what it has cached of it,
+      // which the file shows only then.
+      auto first = ReadFully(device.value(), ours.get(), size, on_device + done);
+      if (!first.ok()) return first.failure();
+      auto second = ReadFully(file.value(), theirs.get(), size, in_file + done);
+      if (!second.ok()) return second.failure();
+      const auto differs = std::mismatch(ours.get(), ours.get() + size, theirs.get()).first;
+      if (differs != ours.get() + size) {
+        return std::optional<uint64_t>(in_file + done +
+                                       static_cast<uint64_t>(differs - ours.get()));
+      }
+      done += size;
     }
-    done += size;
   }
   return std::optional<uint64_t>();
 }

@@ -2,15 +2,20 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <string>
 
 #include "result.h"
 
 namespace dmloop {
 
-// Compares `length` bytes of two open files from an offset in each: the first byte, counted from
-// the start of the comparison, that differs; nothing when all are the same. Opened with O_DIRECT,
-// offsets and length must be whole logical blocks. EIO when a file ends before.
-Result<std::optional<uint64_t>> FindDifference(int left, uint64_t left_offset, int right,
-                                               uint64_t right_offset, uint64_t length);
+// Doubles that a packed run takes: offset on the device, offset in the file, length; in bytes.
+inline constexpr size_t kRunColumns = 3;
+
+// Compares runs of bytes of a device and an open file, past every cache. The first byte of the file
+// that differs, or nothing when all are the same. Offsets and lengths are whole logical blocks. EIO
+// when one of the two ends before.
+Result<std::optional<uint64_t>> FindDifference(const std::string& device, int file,
+                                               std::span<const double> runs);
 
 }  // namespace dmloop

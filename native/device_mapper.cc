@@ -3,9 +3,12 @@
 #include <linux/dm-ioctl.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <optional>
 
 #include "dm_ioctl.h"
 #include "dm_table.h"
@@ -25,6 +28,19 @@ Result<Device> Simple(unsigned long command, const char* name, const Target& tar
   return DeviceOf(request.header());
 }
 
+// "major:minor" as the ioctls take it: the kernel's huge_encode_dev, which is glibc's dev_t as
+// well.
+std::optional<uint64_t> NumberOf(const std::string& device) {
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  const char* const end = device.data() + device.size();
+  const auto colon = std::from_chars(device.data(), end, major);
+  if (colon.ec != std::errc{} || colon.ptr == end || *colon.ptr != ':') return std::nullopt;
+  const auto rest = std::from_chars(colon.ptr + 1, end, minor);
+  if (rest.ec != std::errc{} || rest.ptr != end) return std::nullopt;
+  return gnu_dev_makedev(major, minor);
+}
+
 }  // namespace
 
 Result<Version> GetVersion() {
@@ -38,12 +54,15 @@ Result<Device> Create(const std::string& name, const std::string& uuid) {
   return Simple(DM_DEV_CREATE, "DM_DEV_CREATE", {name, uuid, 0}, 0);
 }
 
-Result<Device> LoadTable(const Target& target, std::span<const double> segments,
+Result<Device> LoadTable(const Target& target, const SegmentSource& segments,
                          const std::vector<std::string>& devices, bool read_only) {
-  Request request(TableSize(segments, devices));
+  // Room that is not written to costs nothing: no page of it is ever found.
+  Request request(TableRoom(segments, devices));
   if (auto failure = request.Address(target)) return *failure;
+  const WrittenTable written = WriteTable(segments, devices, request.payload());
+  request.Shorten(written.bytes);
   request.header().flags = read_only ? DM_READONLY_FLAG : 0;
-  request.header().target_count = WriteTable(segments, devices, request.payload());
+  request.header().target_count = written.targets;
   if (auto failure = Send(DM_TABLE_LOAD, "DM_TABLE_LOAD", request)) return *failure;
   return DeviceOf(request.header());
 }
@@ -71,18 +90,39 @@ Result<Device> Remove(const Target& target, bool deferred, uint32_t cookie) {
 Result<Table> GetTable(const Target& target, bool inactive) {
   uint32_t flags = DM_STATUS_TABLE_FLAG | DM_NOFLUSH_FLAG;
   if (inactive) flags |= DM_QUERY_INACTIVE_TABLE_FLAG;
-  // The kernel formats a table from the start for every buffer that is too small: a large one is
-  // asked for with room for its count of segments. 80 bytes hold a record of nearly any linear one.
+  // The kernel formats a table from the start for every buffer that is too small. The first answer
+  // tells how many segments there are: 80 bytes hold a record of nearly any linear one.
   constexpr size_t kRecord = 80;
-  auto status = Simple(DM_DEV_STATUS, "DM_DEV_STATUS", target, flags);
-  if (!status.ok()) return status.failure();
-  const size_t room = std::max(kFirstTry, status.value().target_count * kRecord);
-  auto answer = SendGrowing(DM_TABLE_STATUS, "DM_TABLE_STATUS", target, flags, room);
+  auto answer =
+      SendGrowing(DM_TABLE_STATUS, "DM_TABLE_STATUS", target, flags,
+                  [](const struct dm_ioctl& header) { return header.target_count * kRecord; });
   if (!answer.ok()) return answer.failure();
   Request& request = answer.value();
   auto table = ReadTable(request.answer(), request.header().target_count);
   if (table.ok()) table.value().device = DeviceOf(request.header());
   return table;
+}
+
+Result<std::vector<Table>> GetStack(const std::string& device) {
+  std::vector<Table> tables;
+  std::vector<std::string> devices = {device};
+  for (size_t i = 0; i < devices.size(); i++) {
+    // Only a device of device-mapper has this folder. To ask device-mapper itself needs privileges,
+    // which nobody needs to learn that a file lies on a plain disk.
+    const std::string folder = "/sys/dev/block/" + devices[i] + "/dm";
+    if (access(folder.c_str(), F_OK) < 0) continue;
+    const auto number = NumberOf(devices[i]);
+    if (!number) return Failure{EINVAL, "GetStack", devices[i]};
+    auto table = GetTable({{}, {}, *number}, false);
+    if (!table.ok()) return table.failure();
+    for (const std::string& below : table.value().devices) {
+      if (std::find(devices.begin(), devices.end(), below) == devices.end()) {
+        devices.push_back(below);
+      }
+    }
+    tables.push_back(std::move(table.value()));
+  }
+  return tables;
 }
 
 Result<std::vector<std::string>> Dependencies(const Target& target) {

@@ -1,12 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "packed_rows.h"
 #include "result.h"
+#include "segments.h"
 
 // The device-mapper ioctls, one function each (linux/dm-ioctl.h). They wait for nothing and retry
 // nothing: TypeScript decides what an EBUSY means.
@@ -59,8 +59,8 @@ inline constexpr int32_t kOtherTarget = -2;
 Result<Version> GetVersion();
 // Reserves name and UUID. EBUSY when either is taken.
 Result<Device> Create(const std::string& name, const std::string& uuid);
-// Loads packed segments into the inactive slot; devices are "major:minor".
-Result<Device> LoadTable(const Target& target, std::span<const double> segments,
+// Loads segments into the inactive slot; devices are "major:minor".
+Result<Device> LoadTable(const Target& target, const SegmentSource& segments,
                          const std::vector<std::string>& devices, bool read_only);
 // Makes the inactive table live and lets I/O through.
 Result<Device> Resume(const Target& target, uint32_t cookie);
@@ -72,6 +72,9 @@ Result<Device> Status(const Target& target);
 Result<Device> Remove(const Target& target, bool deferred, uint32_t cookie);
 // The live table, or the inactive one.
 Result<Table> GetTable(const Target& target, bool inactive);
+// The live tables of a device and of all that lie beneath it, as far down as they are
+// device-mapper's; from the top down, each once. Nothing for another device.
+Result<std::vector<Table>> GetStack(const std::string& device);
 // The devices that the live table lies on, as "major:minor".
 Result<std::vector<std::string>> Dependencies(const Target& target);
 Result<std::vector<Device>> List();

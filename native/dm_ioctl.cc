@@ -59,14 +59,17 @@ std::optional<Failure> Send(unsigned long command, const char* name, Request& re
 }
 
 Result<Request> SendGrowing(unsigned long command, const char* name, const Target& target,
-                            uint32_t flags, size_t first_try) {
+                            uint32_t flags, size_t (*guess)(const struct dm_ioctl&)) {
+  // Room for the answer of most questions.
+  constexpr size_t kFirstTry = 16 * 1024;
   constexpr size_t kLimit = size_t{1} << 30;
-  for (size_t size = first_try; size <= kLimit; size *= 4) {
+  for (size_t size = kFirstTry; size <= kLimit;) {
     Request request(size);
     if (auto failure = request.Address(target)) return *failure;
     request.header().flags = flags;
     if (auto failure = Send(command, name, request)) return *failure;
     if ((request.header().flags & DM_BUFFER_FULL_FLAG) == 0) return request;
+    size = std::max(size * 4, guess ? guess(request.header()) : 0);
   }
   return Failure{ENOBUFS, name};
 }

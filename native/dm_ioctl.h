@@ -21,6 +21,10 @@ class Request {
   std::span<std::byte> payload() {
     return {bytes_.get() + sizeof(struct dm_ioctl), size_ - sizeof(struct dm_ioctl)};
   }
+  // Only so many bytes of the payload count.
+  void Shorten(size_t payload_size) {
+    header().data_size = static_cast<uint32_t>(sizeof(struct dm_ioctl) + payload_size);
+  }
   // What the kernel wrote behind the header.
   std::span<const std::byte> answer();
 
@@ -35,12 +39,10 @@ class Request {
 // Sends the request to /dev/mapper/control.
 std::optional<Failure> Send(unsigned long command, const char* name, Request& request);
 
-// Room for the answer of most questions.
-inline constexpr size_t kFirstTry = 16 * 1024;
-
 // Sends a request whose answer may need more room than the buffer has, and grows it until it fits.
+// `guess` may know from an answer that did not fit how many bytes will do.
 Result<Request> SendGrowing(unsigned long command, const char* name, const Target& target,
-                            uint32_t flags, size_t first_try = kFirstTry);
+                            uint32_t flags, size_t (*guess)(const struct dm_ioctl&) = nullptr);
 
 Device DeviceOf(const struct dm_ioctl& header);
 

@@ -16,22 +16,10 @@ namespace dmloop::dm {
 namespace {
 
 constexpr size_t kAlignment = 8;
+// Of a 64-bit number.
+constexpr size_t kMostDigits = 20;
 
 size_t Padded(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
-
-size_t Digits(uint64_t number) {
-  size_t digits = 1;
-  for (; number >= 10; number /= 10) digits++;
-  return digits;
-}
-
-size_t RecordSize(const Segment& segment, const std::vector<std::string>& devices) {
-  size_t parameters = 1;
-  if (segment.device >= 0) {
-    parameters += devices[static_cast<size_t>(segment.device)].size() + 1 + Digits(segment.offset);
-  }
-  return sizeof(struct dm_target_spec) + Padded(parameters);
-}
 
 // The next word of a text, which it is taken off; empty at the end.
 std::string_view TakeWord(std::string_view& text) {
@@ -86,41 +74,42 @@ bool AppendStripe(std::string_view text, DeviceNumbers& numbers, PackedRows& str
 
 }  // namespace
 
-size_t TableSize(std::span<const double> segments, const std::vector<std::string>& devices) {
-  size_t size = 0;
-  const SegmentView view(segments);
-  for (size_t i = 0; i < view.size(); i++) size += RecordSize(view[i], devices);
-  return size;
+size_t TableRoom(const SegmentSource& segments, const std::vector<std::string>& devices) {
+  size_t longest = 0;
+  for (const std::string& device : devices) longest = std::max(longest, device.size());
+  return segments.size() *
+         (sizeof(struct dm_target_spec) + Padded(longest + sizeof ' ' + kMostDigits + 1));
 }
 
-uint32_t WriteTable(std::span<const double> segments, const std::vector<std::string>& devices,
-                    std::span<std::byte> out) {
-  const SegmentView view(segments);
-  for (size_t i = 0; i < view.size(); i++) {
-    const Segment segment = view[i];
-    const size_t size = RecordSize(segment, devices);
+WrittenTable WriteTable(const SegmentSource& segments, const std::vector<std::string>& devices,
+                        std::span<std::byte> out) {
+  WrittenTable written;
+  segments.ForEach([&](const Segment& segment) {
+    std::byte* const record = out.data() + written.bytes;
+    char* const parameters = reinterpret_cast<char*>(record + sizeof(struct dm_target_spec));
     const bool linear = segment.device >= 0;
-    struct dm_target_spec spec = {};
-    spec.sector_start = segment.start;
-    spec.length = segment.length;
-    spec.next = static_cast<uint32_t>(size);
-    std::strncpy(spec.target_type, linear ? "linear" : "zero", sizeof spec.target_type - 1);
-    std::memcpy(out.data(), &spec, sizeof spec);
-
-    char* text = reinterpret_cast<char*>(out.data()) + sizeof spec;
-    char* const end = reinterpret_cast<char*>(out.data()) + size;
+    char* text = parameters;
     if (linear) {
       const std::string& device = devices[static_cast<size_t>(segment.device)];
       std::memcpy(text, device.data(), device.size());
       text += device.size();
       *text++ = ' ';
-      text = std::to_chars(text, end, segment.offset).ptr;
+      text = std::to_chars(text, text + kMostDigits, segment.offset).ptr;
     }
     // The end of the text and the padding: the kernel copies these bytes, so none is left over.
-    std::memset(text, 0, static_cast<size_t>(end - text));
-    out = out.subspan(size);
-  }
-  return static_cast<uint32_t>(view.size());
+    const size_t length = Padded(static_cast<size_t>(text - parameters) + 1);
+    std::memset(text, 0, static_cast<size_t>(parameters + length - text));
+
+    struct dm_target_spec spec = {};
+    spec.sector_start = segment.start;
+    spec.length = segment.length;
+    spec.next = static_cast<uint32_t>(sizeof spec + length);
+    std::strncpy(spec.target_type, linear ? "linear" : "zero", sizeof spec.target_type - 1);
+    std::memcpy(record, &spec, sizeof spec);
+    written.bytes += spec.next;
+    written.targets++;
+  });
+  return written;
 }
 
 Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count) {

@@ -11,10 +11,17 @@
 // a dm_target_spec, then its parameters as NUL-terminated text, padded to eight bytes.
 namespace dmloop::dm {
 
-size_t TableSize(std::span<const double> segments, const std::vector<std::string>& devices);
-// Fills `out` (of at least TableSize bytes); returns the number of targets.
-uint32_t WriteTable(std::span<const double> segments, const std::vector<std::string>& devices,
-                    std::span<std::byte> out);
+// Bytes that the records take at most.
+size_t TableRoom(const SegmentSource& segments, const std::vector<std::string>& devices);
+
+struct WrittenTable {
+  uint32_t targets = 0;
+  size_t bytes = 0;
+};
+
+// Fills `out`, of at least TableRoom bytes.
+WrittenTable WriteTable(const SegmentSource& segments, const std::vector<std::string>& devices,
+                        std::span<std::byte> out);
 // EBADMSG when the records do not add up.
 Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count);
 

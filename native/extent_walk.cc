@@ -5,30 +5,54 @@
 #include <sys/ioctl.h>
 #include <sys/vfs.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <memory>
 
-#include "safe_integer.h"
-
 namespace dmloop {
 
-namespace {
-
-// Neighbours are one extent unless a flag that somebody judges tells them apart. LAST and MERGED
-// say how the filesystem answered, not what the blocks are.
-constexpr uint32_t kUnjudgedFlags = FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_MERGED;
-
-bool Continues(const Extent& last, const Extent& next) {
-  return last.logical + last.length == next.logical &&
-         last.physical + last.length == next.physical &&
-         ((last.flags ^ next.flags) & ~kUnjudgedFlags) == 0;
+bool SameKind(uint32_t flags, uint32_t other) {
+  constexpr uint32_t kUnjudged = FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_MERGED;
+  return ((flags ^ other) & ~kUnjudged) == 0;
 }
+
+void MapMaker::NoteHole(uint64_t until) {
+  if (until > cursor_) map_.holes.Note(cursor_, until - cursor_);
+  cursor_ = until;
+}
+
+Ranges& MapMaker::Flagged(uint32_t flags) {
+  // Extents with the same flags come in long runs.
+  auto& flagged = map_.flagged;
+  if (last_flagged_ < flagged.size() && flagged[last_flagged_].first == flags) {
+    return flagged[last_flagged_].second;
+  }
+  last_flagged_ = 0;
+  while (last_flagged_ < flagged.size() && flagged[last_flagged_].first != flags) last_flagged_++;
+  if (last_flagged_ == flagged.size()) flagged.push_back({flags, {}});
+  return flagged[last_flagged_].second;
+}
+
+void MapMaker::operator()(const Extent& extent) {
+  NoteHole(extent.logical);
+  map_.extents.Append(extent);
+  cursor_ = extent.logical + extent.length;
+  if (extent.flags != 0) Flagged(extent.flags).Note(extent.logical, extent.length);
+  if ((extent.logical | extent.physical | extent.length) % block_size_ != 0) {
+    map_.unaligned.Note(extent.logical, extent.length);
+  }
+}
+
+ExtentMap MapMaker::Finish(uint64_t end) {
+  NoteHole(end);
+  return std::move(map_);
+}
+
+namespace {
 
 // One request buffer, reused for every batch so that it stays in the cache.
 class FiemapBuffer {
  public:
-  FiemapBuffer() : bytes_(std::make_unique<std::byte[]>(kSize)) {}
+  FiemapBuffer() : bytes_(std::make_unique_for_overwrite<std::byte[]>(kSize)) {}
 
   struct fiemap* request() { return reinterpret_cast<struct fiemap*>(bytes_.get()); }
   const struct fiemap_extent* extents() const {
@@ -41,83 +65,35 @@ class FiemapBuffer {
   std::unique_ptr<std::byte[]> bytes_;
 };
 
-}  // namespace
-
-void ExtentCollector::Flush() {
-  if (!pending_) return;
-  map_.rows.Append(last_.logical, last_.physical, last_.length, last_.flags);
-  map_.flags |= last_.flags;
-  map_.bits |= last_.logical | last_.physical | last_.length;
-  pending_ = false;
-}
-
-void ExtentCollector::NoteHole(uint64_t until) {
-  if (until <= cursor_) return;
-  map_.holes.Append(cursor_, until - cursor_);
-}
-
-void ExtentCollector::Append(const Extent& extent) {
-  if (pending_ && Continues(last_, extent)) {
-    last_.length += extent.length;
-    last_.flags |= extent.flags;
-    return;
-  }
-  Flush();
-  last_ = extent;
-  pending_ = true;
-}
-
-bool ExtentCollector::Add(Extent extent) {
-  if (extent.length > kMaxSafeInteger || extent.logical > kMaxSafeInteger - extent.length ||
-      extent.physical > kMaxSafeInteger - extent.length) {
-    return false;
-  }
-  const uint64_t from = std::max(extent.logical, cursor_);
-  const uint64_t to = std::min(extent.logical + extent.length, end_);
-  if (from >= to) return true;
-  NoteHole(from);
-  Append({from, extent.physical + (from - extent.logical), to - from, extent.flags});
-  cursor_ = to;
-  return true;
-}
-
-ExtentMap ExtentCollector::Finish() {
-  NoteHole(end_);
-  Flush();
-  return std::move(map_);
-}
-
-namespace {
-
-Result<ExtentMap> WalkFiemap(int fd, uint64_t offset, uint64_t length) {
-  ExtentCollector collector(offset, length);
+template <typename Sink>
+std::optional<Failure> WalkFiemap(int fd, ExtentMerger<Sink>& merger) {
   FiemapBuffer buffer;
-  const uint64_t end = offset + length;
   // FIEMAP_EXTENT_LAST may mean the last extent of the *asked* range, and f2fs has left it out:
   // only a covered range or an empty answer ends the walk (FACTS section 3).
-  while (collector.cursor() < end) {
-    const uint64_t start = collector.cursor();
+  while (merger.cursor() < merger.end()) {
+    const uint64_t start = merger.cursor();
     struct fiemap* request = buffer.request();
     *request = {};
     request->fm_start = start;
-    request->fm_length = end - start;
+    request->fm_length = merger.end() - start;
     request->fm_extent_count = kExtentBatch;
     if (ioctl(fd, FS_IOC_FIEMAP, request) < 0) return LastFailure("FS_IOC_FIEMAP");
     const uint32_t mapped = request->fm_mapped_extents;
     if (mapped == 0) break;
     for (uint32_t i = 0; i < mapped; i++) {
       const struct fiemap_extent& found = buffer.extents()[i];
-      if (!collector.Add({found.fe_logical, found.fe_physical, found.fe_length, found.fe_flags})) {
+      if (!merger.Add({found.fe_logical, found.fe_physical, found.fe_length, found.fe_flags})) {
         return Failure{EOVERFLOW, "FS_IOC_FIEMAP"};
       }
     }
     // A filesystem that answers without getting further would keep this loop for ever.
-    if (collector.cursor() == start) return Failure{EIO, "FS_IOC_FIEMAP"};
+    if (merger.cursor() == start) return Failure{EIO, "FS_IOC_FIEMAP"};
   }
-  return collector.Finish();
+  return std::nullopt;
 }
 
-Result<ExtentMap> WalkFibmap(int fd, uint64_t offset, uint64_t length) {
+template <typename Sink>
+std::optional<Failure> WalkFibmap(int fd, ExtentMerger<Sink>& merger) {
   int block_size = 0;
   if (ioctl(fd, FIGETBSZ, &block_size) < 0) return LastFailure("FIGETBSZ");
   const auto block = static_cast<uint64_t>(block_size);
@@ -128,9 +104,8 @@ Result<ExtentMap> WalkFibmap(int fd, uint64_t offset, uint64_t length) {
   const auto cluster = static_cast<uint64_t>(filesystem.f_bsize);
   if (block == 0 || cluster == 0 || cluster % block != 0) return Failure{EINVAL, "FIGETBSZ"};
 
-  ExtentCollector collector(offset, length);
-  const uint64_t end = offset + length;
-  for (uint64_t at = offset - offset % cluster; at < end; at += cluster) {
+  for (uint64_t at = merger.cursor() - merger.cursor() % cluster; at < merger.end();
+       at += cluster) {
     // The kernel's ioctl_fibmap (fs/ioctl.c) has an int: in goes the file's block, out comes the
     // disk's, 0 for a hole.
     if (at / block > INT32_MAX) return Failure{EOVERFLOW, "FIBMAP"};
@@ -138,29 +113,64 @@ Result<ExtentMap> WalkFibmap(int fd, uint64_t offset, uint64_t length) {
     if (ioctl(fd, FIBMAP, &number) < 0) return LastFailure("FIBMAP");
     if (number == 0) continue;
     const uint64_t physical = static_cast<uint32_t>(number) * block;
-    if (!collector.Add({at, physical, cluster, 0})) return Failure{EOVERFLOW, "FIBMAP"};
+    if (!merger.Add({at, physical, cluster, 0})) return Failure{EOVERFLOW, "FIBMAP"};
   }
-  return collector.Finish();
+  return std::nullopt;
 }
+
+// Has a sink see the extents of a range.
+template <typename Sink>
+std::optional<Failure> Walk(int fd, AddressCall call, uint64_t offset, uint64_t length,
+                            Sink& sink) {
+  ExtentMerger<Sink> merger(offset, length, sink);
+  const auto failure =
+      call == AddressCall::kFibmap ? WalkFibmap(fd, merger) : WalkFiemap(fd, merger);
+  merger.Finish();
+  return failure;
+}
+
+// Finds the first extent that is not what it was.
+class Comparison {
+ public:
+  explicit Comparison(const ExtentList& extents) : before_(extents) {}
+
+  void operator()(const Extent& now) {
+    if (moved_) return;
+    const Extent* was = before_.Next();
+    if (was == nullptr) {
+      moved_ = now.logical;
+    } else if (was->logical != now.logical || was->physical != now.physical ||
+               was->length != now.length || was->flags != now.flags) {
+      moved_ = was->logical < now.logical ? was->logical : now.logical;
+    }
+  }
+
+  std::optional<uint64_t> Finish() {
+    if (moved_) return moved_;
+    // What is left of it has no address any more.
+    const Extent* left = before_.Next();
+    return left != nullptr ? std::optional(left->logical) : std::nullopt;
+  }
+
+ private:
+  ExtentList::Reader before_;
+  std::optional<uint64_t> moved_;
+};
 
 }  // namespace
 
-Result<ExtentMap> WalkExtents(int fd, AddressCall call, uint64_t offset, uint64_t length) {
-  return call == AddressCall::kFibmap ? WalkFibmap(fd, offset, length)
-                                      : WalkFiemap(fd, offset, length);
+Result<ExtentMap> WalkExtents(int fd, AddressCall call, uint64_t offset, uint64_t length,
+                              uint64_t block_size) {
+  MapMaker map(offset, block_size);
+  if (auto failure = Walk(fd, call, offset, length, map)) return *failure;
+  return map.Finish(offset + length);
 }
 
 Result<std::optional<uint64_t>> FindMovedByte(int fd, AddressCall call, uint64_t offset,
-                                              uint64_t length, std::span<const double> rows) {
-  auto again = WalkExtents(fd, call, offset, length);
-  if (!again.ok()) return again.failure();
-  const std::span<const double> now = again.value().rows.span();
-  const auto [was, is] = std::mismatch(rows.begin(), rows.end(), now.begin(), now.end());
-  if (was == rows.end() && is == now.end()) return std::optional<uint64_t>();
-  // The row that differs, in whichever table still has one, starts at its first column.
-  const std::span<const double> table = was == rows.end() ? now : rows;
-  const auto row = static_cast<size_t>(was - rows.begin()) / kExtentColumns * kExtentColumns;
-  return std::optional<uint64_t>(static_cast<uint64_t>(table[row]));
+                                              uint64_t length, const ExtentList& extents) {
+  Comparison comparison(extents);
+  if (auto failure = Walk(fd, call, offset, length, comparison)) return *failure;
+  return comparison.Finish();
 }
 
 }  // namespace dmloop

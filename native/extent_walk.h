@@ -2,60 +2,83 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
+#include <utility>
+#include <vector>
 
-#include "packed_rows.h"
+#include "extent_list.h"
 #include "result.h"
+#include "safe_integer.h"
 
 namespace dmloop {
 
-// One extent, in bytes; flags are FIEMAP_EXTENT_* of linux/fiemap.h.
-struct Extent {
-  uint64_t logical;
-  uint64_t physical;
-  uint64_t length;
-  uint32_t flags;
+// Ranges of a file that have something in common, in bytes: how many, and the first of them.
+struct Ranges {
+  uint64_t count = 0;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+
+  void Note(uint64_t at, uint64_t bytes) {
+    if (count++ == 0) *this = {1, at, bytes};
+  }
 };
 
-// Where the bytes of a file range lie. Flat rows of doubles, because JavaScript gets them without a
-// copy: four a row (logical, physical, length, flags) and two a hole (offset, length), in bytes.
+// Where the bytes of a file range lie, and what a judge asks about it: so nobody has to look at a
+// million extents one by one to find that they are all well.
 struct ExtentMap {
-  PackedRows rows;
-  PackedRows holes;
-  // All flags that any extent carries, or-ed: zero tells the judge that no row needs a look.
-  uint32_t flags = 0;
-  // The bitwise or of every logical, physical and length: its lowest set bit is the alignment.
-  uint64_t bits = 0;
+  ExtentList extents;
+  // The gaps between extents, which nothing in FIEMAP flags.
+  Ranges holes;
+  // Extents that do not start or end, in the file or on the disk, at a whole block.
+  Ranges unaligned;
+  // The extents with flags, by all the flags they have.
+  std::vector<std::pair<uint32_t, Ranges>> flagged;
 };
 
-// Collects extents in the order of the file, clips them to the range, merges neighbours and notes
-// the gaps between them, which nothing in FIEMAP flags.
-class ExtentCollector {
+// Clips extents to a range, merges neighbours, and passes them on in the order of the file.
+template <typename Sink>
+class ExtentMerger {
  public:
-  ExtentCollector(uint64_t offset, uint64_t length) : end_(offset + length), cursor_(offset) {}
+  ExtentMerger(uint64_t offset, uint64_t length, Sink& sink)
+      : sink_(sink), end_(offset + length), cursor_(offset) {}
 
   // False when an address does not fit a JavaScript safe integer.
-  bool Add(Extent extent);
-  // Notes the hole between the last extent and the end of the range.
-  ExtentMap Finish();
+  bool Add(const Extent& extent);
+  void Finish() {
+    if (pending_) sink_(last_);
+    pending_ = false;
+  }
 
   // The first byte that no extent has covered yet.
   uint64_t cursor() const { return cursor_; }
+  uint64_t end() const { return end_; }
 
  private:
-  void Append(const Extent& extent);
-  void NoteHole(uint64_t until);
-  void Flush();
+  bool Continues(const Extent& next) const;
 
+  Sink& sink_;
   uint64_t end_;
   uint64_t cursor_;
   bool pending_ = false;
   Extent last_{};
-  ExtentMap map_;
 };
 
-// Doubles a packed extent takes: logical, physical, length, flags.
-inline constexpr size_t kExtentColumns = 4;
+// Draws a map of what it is given in the order of the file.
+class MapMaker {
+ public:
+  MapMaker(uint64_t offset, uint64_t block_size) : cursor_(offset), block_size_(block_size) {}
+  void operator()(const Extent& extent);
+  // The range ends here: what no extent has covered is a hole.
+  ExtentMap Finish(uint64_t end);
+
+ private:
+  void NoteHole(uint64_t until);
+  Ranges& Flagged(uint32_t flags);
+
+  uint64_t cursor_;
+  uint64_t block_size_;
+  size_t last_flagged_ = 0;
+  ExtentMap map_;
+};
 
 // How many extents one FS_IOC_FIEMAP asks for: the fastest size measured (FACTS section 3).
 inline constexpr uint32_t kExtentBatch = 4096;
@@ -66,11 +89,47 @@ enum class AddressCall { kFiemap, kFibmap };
 
 // Reads the extents of bytes [offset, offset + length) of an open file. It does not ask for
 // FIEMAP_FLAG_SYNC: looking must change nothing.
-Result<ExtentMap> WalkExtents(int fd, AddressCall call, uint64_t offset, uint64_t length);
+Result<ExtentMap> WalkExtents(int fd, AddressCall call, uint64_t offset, uint64_t length,
+                              uint64_t block_size);
 
-// Reads the extents again and compares them with packed rows of an earlier walk: the first byte of
-// the file that lies elsewhere or whose extent has other flags, or nothing.
+// Reads the extents again and compares them with those of an earlier walk: the first byte of the
+// file that lies elsewhere or whose extent has other flags, or nothing.
 Result<std::optional<uint64_t>> FindMovedByte(int fd, AddressCall call, uint64_t offset,
-                                              uint64_t length, std::span<const double> rows);
+                                              uint64_t length, const ExtentList& extents);
+
+// --- templates --------------------------------------------------------------------------------
+
+// Neighbours are one extent unless a flag that somebody judges tells them apart. LAST and MERGED
+// say how the filesystem answered, not what the blocks are.
+bool SameKind(uint32_t flags, uint32_t other);
+
+template <typename Sink>
+bool ExtentMerger<Sink>::Continues(const Extent& next) const {
+  return last_.logical + last_.length == next.logical &&
+         last_.physical + last_.length == next.physical && SameKind(last_.flags, next.flags);
+}
+
+template <typename Sink>
+bool ExtentMerger<Sink>::Add(const Extent& extent) {
+  if (extent.length > kMaxSafeInteger || extent.logical > kMaxSafeInteger - extent.length ||
+      extent.physical > kMaxSafeInteger - extent.length) {
+    return false;
+  }
+  const uint64_t from = extent.logical > cursor_ ? extent.logical : cursor_;
+  const uint64_t reach = extent.logical + extent.length;
+  const uint64_t to = reach < end_ ? reach : end_;
+  if (from >= to) return true;
+  const Extent clipped{from, extent.physical + (from - extent.logical), to - from, extent.flags};
+  cursor_ = to;
+  if (pending_ && Continues(clipped)) {
+    last_.length += clipped.length;
+    last_.flags |= clipped.flags;
+    return true;
+  }
+  Finish();
+  last_ = clipped;
+  pending_ = true;
+  return true;
+}
 
 }  // namespace dmloop

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "guard.h"
+
 namespace dmloop {
 
 namespace {
@@ -48,6 +50,9 @@ Result<FileFacts> Inspect(int fd) {
   } else if (!Unsupported(errno)) {
     return LastFailure("FS_IOC_FSGETXATTR");
   }
+  auto mark = GetMark(fd);
+  if (!mark.ok()) return mark.failure();
+  facts.mark = std::move(mark.value());
   return facts;
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "result.h"
 
@@ -24,6 +26,8 @@ struct FileFacts {
   // such call.
   uint32_t inode_flags = 0;
   uint32_t extended_flags = 0;
+  // What a guard has noted in it; see guard.h.
+  std::optional<std::string> mark;
 };
 
 Result<FileFacts> Inspect(int fd);

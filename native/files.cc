@@ -1,14 +1,19 @@
 #include "files.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 namespace dmloop {
 
-Result<Nothing> TryLock(int fd) {
-  if (flock(fd, LOCK_EX | LOCK_NB) < 0) return LastFailure("flock");
+Result<Nothing> Sync(int fd) {
+  if (fsync(fd) < 0) return LastFailure("fsync");
+  return Nothing{};
+}
+
+Result<Nothing> Close(int fd) {
+  if (close(fd) < 0) return LastFailure("close");
   return Nothing{};
 }
 

@@ -27,16 +27,11 @@ Result<Nothing> TakeLease(int fd) {
   return Nothing{};
 }
 
-Result<bool> LeaseIsWhole(int fd) {
+Result<bool> EndLease(int fd) {
   // While a lease is being broken, F_GETLEASE gives what it is to become.
   const int lease = fcntl(fd, F_GETLEASE);
-  if (lease < 0) return LastFailure("F_GETLEASE");
-  return lease == F_RDLCK;
-}
-
-Result<Nothing> DropLease(int fd) {
   if (fcntl(fd, F_SETLEASE, F_UNLCK) < 0) return LastFailure("F_SETLEASE");
-  return Nothing{};
+  return lease == F_RDLCK;
 }
 
 Result<Nothing> SetImmutable(int fd, bool immutable) {
@@ -64,7 +59,8 @@ Result<std::optional<std::string>> GetMark(int fd) {
   std::array<char, 256> text;
   const ssize_t size = fgetxattr(fd, kMark, text.data(), text.size());
   if (size >= 0) return std::optional(std::string(text.data(), static_cast<size_t>(size)));
-  if (errno == ENODATA || errno == EOPNOTSUPP) return std::optional<std::string>();
+  if (errno == ENODATA || errno == EOPNOTSUPP || errno == ENOSYS)
+    return std::optional<std::string>();
   return LastFailure("fgetxattr");
 }
 

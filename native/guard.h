@@ -12,9 +12,9 @@ namespace dmloop {
 
 // Takes a read lease (fcntl(2), F_SETLEASE). EAGAIN while anybody has the file open for writing.
 Result<Nothing> TakeLease(int fd);
-// Whether the lease is still whole: false when somebody waits to open the file for writing.
-Result<bool> LeaseIsWhole(int fd);
-Result<Nothing> DropLease(int fd);
+// Gives the lease back. Whether it was still whole: false when somebody waits to open the file for
+// writing.
+Result<bool> EndLease(int fd);
 
 // Sets or clears FS_IMMUTABLE_FL and leaves the other attributes as they are (ioctl_iflags(2)).
 Result<Nothing> SetImmutable(int fd, bool immutable);

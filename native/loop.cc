@@ -3,12 +3,16 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <sstream>
 
+#include "small_files.h"
 #include "unique_fd.h"
 
 namespace dmloop::loop {
@@ -71,16 +75,46 @@ Result<Nothing> Configure(const std::string& path, int fd, const Settings& setti
   return Nothing{};
 }
 
-Result<Status> GetStatus(const std::string& path) {
-  auto device = Open(path, O_RDONLY);
+Result<Status> GetStatus(uint32_t number) {
+  auto device = Open("/dev/loop" + std::to_string(number), O_RDONLY);
   if (!device.ok()) return device.failure();
+  struct stat node;
+  if (fstat(device.value().get(), &node) < 0) return LastFailure("fstat");
   auto info = GetInfo(device.value());
   if (!info.ok()) return info.failure();
   const struct loop_info64& found = info.value();
   // The kernel's huge_encode_dev, which is glibc's dev_t as well.
-  const dev_t number = found.lo_device;
-  return Status{gnu_dev_major(number), gnu_dev_minor(number), found.lo_inode, found.lo_offset,
-                found.lo_sizelimit,    found.lo_flags,        NameOf(found)};
+  const dev_t host = found.lo_device;
+  return Status{number,
+                gnu_dev_major(node.st_rdev),
+                gnu_dev_minor(node.st_rdev),
+                gnu_dev_major(host),
+                gnu_dev_minor(host),
+                found.lo_inode,
+                found.lo_offset,
+                found.lo_sizelimit,
+                found.lo_flags,
+                NameOf(found)};
+}
+
+Result<std::vector<Status>> List() {
+  // Every disk that has a size: one line each, and its name is the last word. A loop device has one
+  // while it shows something.
+  auto partitions = ReadText("/proc/partitions");
+  if (!partitions.ok()) return partitions.failure();
+  std::istringstream lines(partitions.value().value_or(""));
+  std::vector<Status> loops;
+  for (std::string line; std::getline(lines, line);) {
+    const std::string name = line.substr(line.rfind(' ') + 1);
+    uint32_t number = 0;
+    const char* end = name.data() + name.size();
+    if (!name.starts_with("loop")) continue;
+    // A partition of one is called loop0p1.
+    if (std::from_chars(name.data() + 4, end, number).ptr != end) continue;
+    auto status = GetStatus(number);
+    if (status.ok()) loops.push_back(std::move(status.value()));
+  }
+  return loops;
 }
 
 Result<Nothing> Resize(const std::string& path, const std::string& name, uint64_t size) {

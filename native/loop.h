@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "result.h"
 
@@ -22,6 +23,11 @@ struct Settings {
 
 // What a loop device shows: the file by its filesystem's device and its inode, and how.
 struct Status {
+  // N of /dev/loopN, and the device's own number. It is not 7:N where the driver keeps room for
+  // partitions (max_part).
+  uint32_t number = 0;
+  uint32_t device_major = 0;
+  uint32_t device_minor = 0;
   uint32_t major = 0;
   uint32_t minor = 0;
   uint64_t inode = 0;
@@ -37,8 +43,11 @@ Result<uint32_t> GetFree();
 // Has a device show an open file, all settings in one step (Linux 5.8). EBUSY when somebody else
 // was faster with the device.
 Result<Nothing> Configure(const std::string& path, int fd, const Settings& settings);
-// ENXIO when the device shows nothing.
-Result<Status> GetStatus(const std::string& path);
+// ENXIO when the device shows nothing, ENOENT when there is none.
+Result<Status> GetStatus(uint32_t number);
+// Every device that shows something and says what: one that this process may not ask is not in it,
+// nor one whose file cannot be asked any more (ENOTCONN, ESTALE).
+Result<std::vector<Status>> List();
 // Each of these looks at the name first, on the descriptor that it then uses: while that is open
 // the device cannot become somebody else's. ENXIO when it shows nothing, or bears another name.
 

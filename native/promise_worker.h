@@ -14,12 +14,13 @@ inline Napi::Object FailureObject(Napi::Env env, const Failure& failure) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("errno", -failure.error);
   object.Set("syscall", failure.syscall);
+  if (!failure.path.empty()) object.Set("path", failure.path);
   return object;
 }
 
 // Runs `work` on a worker thread and settles a promise with what it found: `{ value }` or
-// `{ failure: { errno, syscall } }`. The promise itself never rejects, because an error made here
-// would have no JavaScript stack; TypeScript makes it where the caller can see it.
+// `{ failure: { errno, syscall, path? } }`. The promise itself never rejects, because an error made
+// here would have no JavaScript stack; TypeScript makes it where the caller can see it.
 template <typename T>
 class PromiseWorker : public Napi::AsyncWorker {
  public:

@@ -2,19 +2,24 @@
 
 #include <cerrno>
 #include <optional>
+#include <string>
 #include <utility>
 #include <variant>
 
 namespace dmloop {
 
-// Why a system call failed: the errno and the name of the call or ioctl. Native code reports this
-// and nothing more; the words for people are TypeScript's.
+// Why a system call failed: the errno, the name of the call or ioctl, and the path if it was given
+// one that the caller does not know. Native code reports this and nothing more; the words for
+// people are TypeScript's.
 struct Failure {
   int error = 0;
   const char* syscall = "";
+  std::string path{};
 };
 
-inline Failure LastFailure(const char* syscall) { return {errno, syscall}; }
+inline Failure LastFailure(const char* syscall, std::string path = {}) {
+  return {errno, syscall, std::move(path)};
+}
 
 struct Nothing {};
 
@@ -24,7 +29,7 @@ template <typename T>
 class [[nodiscard]] Result {
  public:
   Result(T value) : state_(std::move(value)) {}
-  Result(Failure failure) : state_(failure) {}
+  Result(Failure failure) : state_(std::move(failure)) {}
 
   bool ok() const { return std::holds_alternative<T>(state_); }
   T& value() { return std::get<T>(state_); }

@@ -1,6 +1,7 @@
 #include "segments.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <iterator>
 
 #include "safe_integer.h"
@@ -14,48 +15,43 @@ bool Continues(const Segment& last, const Segment& next) {
          (next.device == kZeroTarget || last.offset + last.length == next.offset);
 }
 
-// Finds the rows of one layer that a run of sectors falls on. Extents often ascend on the disk too,
-// so the row of the last look-up is tried before the binary search.
+// Finds the rows of one layer that a run of sectors falls on. Files often lie in few rows of it, so
+// the row of the last look-up is kept, and the next one tried before the binary search.
 class LayerCursor {
  public:
   explicit LayerCursor(const Layer& layer)
-      : view_(layer.rows), devices_(layer.devices), stripes_(layer.stripes) {}
+      : view_(layer.rows), devices_(&layer.devices), stripes_(layer.stripes) {
+    if (view_.size() > 0) row_ = view_[0];
+  }
 
   // The piece of the layer that starts at `sector`, at most `length` long; length 0 when the layer
   // ends before it.
   Segment PieceAt(uint64_t sector, uint64_t length) {
-    if (!Holds(row_, sector) && !Holds(++row_, sector)) row_ = Find(sector);
-    if (!Holds(row_, sector)) return {};
-    const Segment row = view_[row_];
-    const uint64_t skip = sector - row.start;
-    const uint64_t take = std::min(length, row.length - skip);
-    if (row.device == kZeroTarget) return {0, take, kZeroTarget, 0};
-    if (row.device == kStripedTarget) return StripedPiece(row, skip, take);
-    return {0, take, devices_[static_cast<size_t>(row.device)], row.offset + skip};
+    if (!Holds(sector) && !Find(sector)) return {};
+    const uint64_t skip = sector - row_.start;
+    const uint64_t take = std::min(length, row_.length - skip);
+    if (row_.device >= 0) {
+      return {0, take, (*devices_)[static_cast<size_t>(row_.device)], row_.offset + skip};
+    }
+    if (row_.device == kStripedTarget) return StripedPiece(skip, take);
+    return {0, take, kZeroTarget, 0};
   }
 
  private:
-  bool Holds(size_t index, uint64_t sector) const {
+  bool Holds(uint64_t sector) const {
+    return sector >= row_.start && sector - row_.start < row_.length;
+  }
+
+  bool Take(size_t index, uint64_t sector) {
     if (index >= view_.size()) return false;
-    const Segment row = view_[index];
-    return sector >= row.start && sector - row.start < row.length;
+    index_ = index;
+    row_ = view_[index];
+    return Holds(sector);
   }
 
-  // Chunks go to the columns in turn, one row of them after the other (stripe_map_sector in the
-  // kernel's drivers/md/dm-stripe.c).
-  Segment StripedPiece(const Segment& row, uint64_t skip, uint64_t take) const {
-    const StripeView stripe(stripes_.subspan(static_cast<size_t>(row.offset)));
-    const uint64_t chunk = skip / stripe.chunk();
-    const uint64_t within = skip % stripe.chunk();
-    const uint64_t column = chunk % stripe.columns();
-    const uint64_t above = chunk / stripe.columns() * stripe.chunk();
-    return {0, std::min(take, stripe.chunk() - within),
-            devices_[static_cast<size_t>(stripe.device(column))],
-            stripe.offset(column) + above + within};
-  }
-
-  // The last row that starts at or before the sector.
-  size_t Find(uint64_t sector) const {
+  bool Find(uint64_t sector) {
+    if (Take(index_ + 1, sector)) return true;
+    // The last row that starts at or before the sector.
     size_t low = 0;
     size_t high = view_.size();
     while (low < high) {
@@ -66,132 +62,152 @@ class LayerCursor {
         high = middle;
       }
     }
-    return low == 0 ? 0 : low - 1;
+    return low > 0 && Take(low - 1, sector);
+  }
+
+  // Chunks go to the columns in turn, one row of them after the other (stripe_map_sector in the
+  // kernel's drivers/md/dm-stripe.c).
+  Segment StripedPiece(uint64_t skip, uint64_t take) const {
+    const StripeView stripe(stripes_.subspan(static_cast<size_t>(row_.offset)));
+    const uint64_t chunk = skip / stripe.chunk();
+    const uint64_t within = skip % stripe.chunk();
+    const uint64_t column = chunk % stripe.columns();
+    const uint64_t above = chunk / stripe.columns() * stripe.chunk();
+    return {0, std::min(take, stripe.chunk() - within),
+            (*devices_)[static_cast<size_t>(stripe.device(column))],
+            stripe.offset(column) + above + within};
   }
 
   SegmentView view_;
-  const std::vector<int32_t>& devices_;
+  const std::vector<int32_t>* devices_;
   std::span<const double> stripes_;
-  size_t row_ = 0;
+  size_t index_ = 0;
+  Segment row_{};
 };
 
-// Counts devices in the order of their first appearance, so that equal tables pack equally and a
-// device that nothing lies on is not in the list.
-class FirstAppearance {
+// Joins each segment with its neighbour where they are contiguous on one device.
+template <typename Sink>
+class SegmentMerger {
  public:
-  int32_t Of(int32_t device) {
-    const auto index = static_cast<size_t>(device);
-    if (index >= numbers_.size()) numbers_.resize(index + 1, kUnseen);
-    if (numbers_[index] == kUnseen) {
-      numbers_[index] = static_cast<int32_t>(order_.size());
-      order_.push_back(device);
+  explicit SegmentMerger(const Sink& sink) : sink_(sink) {}
+
+  void Add(const Segment& segment) {
+    if (segment.length == 0) return;
+    if (last_.length > 0 && Continues(last_, segment)) {
+      last_.length += segment.length;
+      return;
     }
-    return numbers_[index];
+    Finish();
+    last_ = segment;
   }
-  std::vector<int32_t> Finish() { return std::move(order_); }
+  void Finish() {
+    if (last_.length > 0) sink_(last_);
+    last_ = {};
+  }
 
  private:
-  static constexpr int32_t kUnseen = -1;
-  std::vector<int32_t> numbers_;
-  std::vector<int32_t> order_;
+  const Sink& sink_;
+  Segment last_{};
 };
+
+// Takes the segments of one part down through its levels.
+template <typename Sink>
+class Descent {
+ public:
+  Descent(const std::vector<Level>& levels, SegmentMerger<Sink>& merger) : merger_(merger) {
+    for (const Level& level : levels) cursors_.emplace_back(level.begin(), level.end());
+  }
+
+  // False when it falls on no layer, or past the end of one.
+  bool Down(const Segment& segment, size_t depth = 0) {
+    if (depth == cursors_.size() || segment.device == kZeroTarget) {
+      merger_.Add(segment);
+      return true;
+    }
+    const auto device = static_cast<size_t>(segment.device);
+    if (device >= cursors_[depth].size()) return false;
+    LayerCursor& layer = cursors_[depth][device];
+    for (uint64_t done = 0; done < segment.length;) {
+      Segment piece = layer.PieceAt(segment.offset + done, segment.length - done);
+      if (piece.length == 0) return false;
+      piece.start = segment.start + done;
+      if (!Down(piece, depth + 1)) return false;
+      done += piece.length;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<std::vector<LayerCursor>> cursors_;
+  SegmentMerger<Sink>& merger_;
+};
+
+// The extents of a part as segments of its filesystem's device, which is device 0.
+template <typename Sink>
+bool DescendExtents(const FilePart& part, uint64_t base, Descent<Sink>& descent) {
+  if (part.offset % kSectorSize != 0) return false;
+  ExtentList::Reader extents(*part.extents);
+  uint64_t cursor = 0;
+  while (const Extent* extent = extents.Next()) {
+    if ((extent->logical | extent->physical | extent->length) % kSectorSize != 0) return false;
+    if (extent->logical < part.offset) return false;
+    const uint64_t start = (extent->logical - part.offset) / kSectorSize;
+    const uint64_t sectors = extent->length / kSectorSize;
+    if (start < cursor || start + sectors > part.length) return false;
+    const bool zero = (extent->flags & part.zero_flags) != 0;
+    const Segment segment = zero
+                                ? Segment{base + start, sectors, kZeroTarget, 0}
+                                : Segment{base + start, sectors, 0, extent->physical / kSectorSize};
+    if (start > cursor) descent.Down({base + cursor, start - cursor, kZeroTarget, 0});
+    if (!descent.Down(segment)) return false;
+    cursor = start + sectors;
+  }
+  return descent.Down({base + cursor, part.length - cursor, kZeroTarget, 0});
+}
 
 }  // namespace
 
-void SegmentPacker::Flush() {
-  if (!pending_) return;
-  rows_.Append(last_.start, last_.length, last_.device, last_.offset);
-  pending_ = false;
-}
-
-void SegmentPacker::Add(const Segment& segment) {
-  if (segment.length == 0) return;
-  if (pending_ && Continues(last_, segment)) {
-    last_.length += segment.length;
-    return;
+template <typename Sink>
+bool Layout::Walk(const Sink& sink) const {
+  SegmentMerger<Sink> merger(sink);
+  uint64_t base = 0;
+  for (const FilePart& part : parts_) {
+    Descent<Sink> descent(part.levels, merger);
+    if (!DescendExtents(part, base, descent)) return false;
+    base += part.length;
   }
-  Flush();
-  last_ = segment;
-  pending_ = true;
+  merger.Finish();
+  return true;
 }
 
-PackedRows SegmentPacker::Finish() {
-  Flush();
-  return std::move(rows_);
+Result<std::shared_ptr<const Layout>> Layout::Of(std::vector<FilePart> parts,
+                                                 std::shared_ptr<const void> keep) {
+  constexpr int32_t kUnseen = -1;
+  std::shared_ptr<Layout> layout(new Layout(std::move(parts), std::move(keep)));
+  auto& devices = layout->devices_;
+  auto& numbers = layout->numbers_;
+  const bool whole = layout->Walk([&](const Segment& segment) {
+    layout->size_++;
+    if (segment.device == kZeroTarget) return;
+    const auto device = static_cast<size_t>(segment.device);
+    if (device >= numbers.size()) numbers.resize(device + 1, kUnseen);
+    if (numbers[device] != kUnseen) return;
+    numbers[device] = static_cast<int32_t>(devices.size());
+    devices.push_back(segment.device);
+  });
+  if (!whole) return Failure{EINVAL, "Layout"};
+  return std::shared_ptr<const Layout>(std::move(layout));
 }
 
-Result<PackedRows> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
-                                     uint64_t length, uint32_t zero_flags) {
-  const Failure unaligned{EINVAL, "SegmentsOfExtents"};
-  if (offset % kSectorSize != 0) return unaligned;
-  SegmentPacker packer;
-  uint64_t cursor = 0;
-  for (size_t i = 0; i + kExtentColumns <= extents.size(); i += kExtentColumns) {
-    const auto logical = static_cast<uint64_t>(extents[i]);
-    const auto physical = static_cast<uint64_t>(extents[i + 1]);
-    const auto bytes = static_cast<uint64_t>(extents[i + 2]);
-    const auto flags = static_cast<uint32_t>(extents[i + 3]);
-    if ((logical | physical | bytes) % kSectorSize != 0 || logical < offset) return unaligned;
-    const uint64_t start = (logical - offset) / kSectorSize;
-    const uint64_t sectors = bytes / kSectorSize;
-    if (start < cursor || start + sectors > length) return unaligned;
-    packer.Add({cursor, start - cursor, kZeroTarget, 0});
-    if ((flags & zero_flags) != 0) {
-      packer.Add({start, sectors, kZeroTarget, 0});
-    } else {
-      packer.Add({start, sectors, 0, physical / kSectorSize});
-    }
-    cursor = start + sectors;
-  }
-  packer.Add({cursor, length - cursor, kZeroTarget, 0});
-  return packer.Finish();
+void Layout::ForEach(const SegmentSink& sink) const {
+  // Of() has seen that all adds up, and nothing has changed since.
+  static_cast<void>(Walk([&](Segment segment) {
+    if (segment.device >= 0) segment.device = numbers_[static_cast<size_t>(segment.device)];
+    sink(segment);
+  }));
 }
 
-Result<Translation> Translate(std::span<const double> segments, const Level& layers) {
-  std::vector<LayerCursor> cursors(layers.begin(), layers.end());
-  FirstAppearance devices;
-  SegmentPacker packer;
-  const SegmentView view(segments);
-  for (size_t i = 0; i < view.size(); i++) {
-    const Segment segment = view[i];
-    if (segment.device == kZeroTarget) {
-      packer.Add(segment);
-      continue;
-    }
-    LayerCursor& layer = cursors[static_cast<size_t>(segment.device)];
-    for (uint64_t done = 0; done < segment.length;) {
-      Segment piece = layer.PieceAt(segment.offset + done, segment.length - done);
-      if (piece.length == 0) return Failure{EINVAL, "Translate"};
-      piece.start = segment.start + done;
-      if (piece.device != kZeroTarget) piece.device = devices.Of(piece.device);
-      packer.Add(piece);
-      done += piece.length;
-    }
-  }
-  return Translation{packer.Finish(), devices.Finish()};
-}
-
-Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uint64_t length,
-                           uint32_t zero_flags, const std::vector<Level>& levels) {
-  auto segments = SegmentsOfExtents(extents, offset, length, zero_flags);
-  if (!segments.ok()) return segments.failure();
-  Translation down{std::move(segments.value()), {0}};
-  for (const Level& level : levels) {
-    // Only the devices that something lies on were counted on: the level is cut down to them.
-    Level used;
-    for (const int32_t device : down.devices) {
-      const auto index = static_cast<size_t>(device);
-      if (index >= level.size()) return Failure{EINVAL, "LayOut"};
-      used.push_back(level[index]);
-    }
-    auto next = Translate(down.rows.span(), used);
-    if (!next.ok()) return next.failure();
-    down = std::move(next.value());
-  }
-  return down;
-}
-
-std::optional<uint64_t> FindOverlap(std::span<const double> segments, const Layer& other) {
+std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& other) {
   // The other table's places, in the order of the disk. Within one table none overlap.
   std::vector<Segment> places;
   const SegmentView theirs(other.rows);
@@ -206,21 +222,48 @@ std::optional<uint64_t> FindOverlap(std::span<const double> segments, const Laye
   };
   std::sort(places.begin(), places.end(), before);
 
-  const SegmentView ours(segments);
-  for (size_t i = 0; i < ours.size(); i++) {
-    const Segment segment = ours[i];
-    if (segment.device == kZeroTarget) continue;
+  std::optional<uint64_t> found;
+  segments.ForEach([&](const Segment& segment) {
+    if (found || segment.device == kZeroTarget) return;
     // The last place that starts before this segment ends: an earlier one ends before it starts.
     Segment end = segment;
     end.offset += segment.length;
     const auto next = std::lower_bound(places.begin(), places.end(), end, before);
-    if (next == places.begin()) continue;
+    if (next == places.begin()) return;
     const Segment& last = *std::prev(next);
-    if (last.device != segment.device || last.offset + last.length <= segment.offset) continue;
+    if (last.device != segment.device || last.offset + last.length <= segment.offset) return;
     const uint64_t from = std::max(last.offset, segment.offset);
-    return segment.start + (from - segment.offset);
-  }
-  return std::nullopt;
+    found = segment.start + (from - segment.offset);
+  });
+  return found;
+}
+
+std::optional<uint64_t> FindDifferentSector(const SegmentSource& segments, const Layer& other) {
+  const SegmentView theirs(other.rows);
+  size_t index = 0;
+  uint64_t end = 0;
+  std::optional<uint64_t> found;
+  segments.ForEach([&](const Segment& segment) {
+    if (found) return;
+    end = segment.start + segment.length;
+    if (index == theirs.size()) {
+      found = segment.start;
+      return;
+    }
+    Segment their = theirs[index++];
+    if (their.device >= 0 && static_cast<size_t>(their.device) < other.devices.size()) {
+      their.device = other.devices[static_cast<size_t>(their.device)];
+    }
+    const bool same = their.start == segment.start && their.device == segment.device &&
+                      (segment.device == kZeroTarget || their.offset == segment.offset);
+    if (!same) {
+      found = segment.start;
+    } else if (their.length != segment.length) {
+      found = segment.start + std::min(their.length, segment.length);
+    }
+  });
+  if (!found && index < theirs.size()) return end;
+  return found;
 }
 
 namespace {

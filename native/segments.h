@@ -1,12 +1,15 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
-#include "extent_walk.h"
-#include "packed_rows.h"
+#include "extent_list.h"
 #include "result.h"
 
 namespace dmloop {
@@ -43,18 +46,29 @@ class SegmentView {
   std::span<const double> rows_;
 };
 
-// Packs segments, joining each with its neighbour where they are contiguous on one device.
-class SegmentPacker {
+// Takes segments one by one, in the order of the device.
+using SegmentSink = std::function<void(const Segment&)>;
+
+// Segments in the order of the device. How they come about is the source's affair: a table that the
+// kernel has given is read, that of a file is worked out anew each time, which takes no memory.
+class SegmentSource {
  public:
-  void Add(const Segment& segment);
-  PackedRows Finish();
+  virtual ~SegmentSource() = default;
+  virtual size_t size() const = 0;
+  virtual void ForEach(const SegmentSink& sink) const = 0;
+};
+
+// Packed segments, which the caller keeps.
+class PackedSegments : public SegmentSource {
+ public:
+  explicit PackedSegments(std::span<const double> rows) : view_(rows) {}
+  size_t size() const override { return view_.size(); }
+  void ForEach(const SegmentSink& sink) const override {
+    for (size_t i = 0; i < view_.size(); i++) sink(view_[i]);
+  }
 
  private:
-  void Flush();
-
-  bool pending_ = false;
-  Segment last_{};
-  PackedRows rows_;
+  SegmentView view_;
 };
 
 // The table of one device under translation: packed linear, zero and striped segments, and for each
@@ -80,33 +94,60 @@ class StripeView {
   std::span<const double> numbers_;
 };
 
-struct Translation {
-  PackedRows rows;
-  // The devices the rows lie on, in the order of their first appearance: the rows count by it.
-  std::vector<int32_t> devices;
-};
-
 // A filesystem's device taken down one step: a layer for each device of the step above.
 using Level = std::vector<Layer>;
 
-// Extents (packed, bytes, whole sectors) as segments of a device of `length` sectors whose first
-// byte is byte `offset` of the file. What no extent covers and what carries one of `zero_flags`
-// becomes the zero target; the rest lies on device 0. EINVAL when an address is not whole sectors.
-Result<PackedRows> SegmentsOfExtents(std::span<const double> extents, uint64_t offset,
-                                     uint64_t length, uint32_t zero_flags);
+// A part of a file, and the devices beneath it.
+struct FilePart {
+  std::shared_ptr<const ExtentList> extents;
+  // The byte of the file that the part starts with, and its length in sectors.
+  uint64_t offset;
+  uint64_t length;
+  // What carries one of these flags becomes the zero target, as does what no extent covers.
+  uint32_t zero_flags;
+  // The first level has one layer, that of the filesystem's device; all parts number the devices at
+  // the bottom alike.
+  std::vector<Level> levels;
+};
 
-// Each segment seen through the layer of its device: split where the layer's table has a seam,
-// merged again where the pieces meet. EINVAL when a segment reaches past its layer.
-Result<Translation> Translate(std::span<const double> segments, const Level& layers);
+// Files laid end to end on the devices at the bottom: extents as segments, each seen through the
+// layer of its device, level by level, split where a layer has a seam, and merged where the pieces
+// meet.
+class Layout : public SegmentSource {
+ public:
+  // `keep` holds what the layers' numbers lie in. EINVAL when an address is not whole sectors, and
+  // when a segment reaches past its layer.
+  static Result<std::shared_ptr<const Layout>> Of(std::vector<FilePart> parts,
+                                                  std::shared_ptr<const void> keep);
 
-// A whole file laid out on the devices at the bottom: its extents as segments, taken down every
-// level. The first level has one layer, that of the filesystem's device.
-Result<Translation> LayOut(std::span<const double> extents, uint64_t offset, uint64_t length,
-                           uint32_t zero_flags, const std::vector<Level>& levels);
+  size_t size() const override { return size_; }
+  void ForEach(const SegmentSink& sink) const override;
+  // The devices at the bottom that something lies on, in the order of their first appearance: the
+  // segments count by it.
+  const std::vector<int32_t>& devices() const { return devices_; }
+
+ private:
+  Layout(std::vector<FilePart> parts, std::shared_ptr<const void> keep)
+      : parts_(std::move(parts)), keep_(std::move(keep)) {}
+  // False where something does not add up.
+  template <typename Sink>
+  bool Walk(const Sink& sink) const;
+
+  std::vector<FilePart> parts_;
+  std::shared_ptr<const void> keep_;
+  size_t size_ = 0;
+  std::vector<int32_t> devices_;
+  // For each device at the bottom its place among `devices_`.
+  std::vector<int32_t> numbers_;
+};
 
 // The first sector of a device that lies where another table's segments lie too; nothing when the
 // two share no block. `other` counts its devices as `segments` does.
-std::optional<uint64_t> FindOverlap(std::span<const double> segments, const Layer& other);
+std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& other);
+
+// The first sector from which two tables are not the same; nothing when they are. For each device
+// of the other, `other.devices` says which of `segments` it is.
+std::optional<uint64_t> FindDifferentSector(const SegmentSource& segments, const Layer& other);
 
 // EINVAL unless the layer's segments lie on devices that exist, stripes included.
 Result<Nothing> CheckLayer(const Layer& layer);

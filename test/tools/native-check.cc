@@ -7,12 +7,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../../native/dm_table.h"
+#include "../../native/extent_list.h"
 #include "../../native/extent_walk.h"
 #include "../../native/segments.h"
 
@@ -40,21 +43,33 @@ void AnswerOf(std::vector<std::byte>& request, uint32_t targets) {
   }
 }
 
+// A table in plain numbers: random segments of three devices and the zero target.
+std::vector<double> RandomTable(size_t devices) {
+  std::vector<double> rows;
+  uint64_t start = 0;
+  for (uint64_t i = Below(200); i > 0; i--) {
+    const uint64_t length = 1 + Below(1000);
+    const auto device = static_cast<int32_t>(Below(devices + 1)) - 1;
+    const uint64_t offset = device < 0 ? 0 : Below(uint64_t{1} << 52);
+    for (const uint64_t number : {start, length}) rows.push_back(static_cast<double>(number));
+    rows.push_back(device);
+    rows.push_back(static_cast<double>(offset));
+    start += length;
+  }
+  return rows;
+}
+
 void CheckTables() {
   for (int round = 0; round < 2000; round++) {
     const std::vector<std::string> names = {"8:1", "253:1234", "259:1048575"};
-    dmloop::SegmentPacker packer;
-    uint64_t start = 0;
-    for (uint64_t i = Below(200); i > 0; i--) {
-      const uint64_t length = 1 + Below(1000);
-      const auto device = static_cast<int32_t>(Below(names.size() + 1)) - 1;
-      packer.Add({start, length, device, device < 0 ? 0 : Below(uint64_t{1} << 52)});
-      start += length;
-    }
-    const dmloop::PackedRows rows = packer.Finish();
-    std::vector<std::byte> bytes(dmloop::dm::TableSize(rows.span(), names));
-    const uint32_t targets = dmloop::dm::WriteTable(rows.span(), names, bytes);
+    const std::vector<double> rows = RandomTable(names.size());
+    const dmloop::PackedSegments segments(rows);
+    std::vector<std::byte> bytes(dmloop::dm::TableRoom(segments, names));
+    const auto written = dmloop::dm::WriteTable(segments, names, bytes);
+    const uint32_t targets = written.targets;
     Check(targets * dmloop::kSegmentColumns == rows.size(), "a record a segment", round);
+    Check(written.bytes <= bytes.size(), "there is room for all", round);
+    bytes.resize(written.bytes);
     AnswerOf(bytes, targets);
     auto table = dmloop::dm::ReadTable(bytes, targets);
     Check(table.ok(), "a written table reads", round);
@@ -64,7 +79,7 @@ void CheckTables() {
       return device < 0 ? std::string("zero") : list[static_cast<size_t>(device)];
     };
     for (size_t i = 0; i < back.size(); i += dmloop::kSegmentColumns) {
-      const auto was = rows.span().subspan(i, dmloop::kSegmentColumns);
+      const auto was = std::span(rows).subspan(i, dmloop::kSegmentColumns);
       const auto is = back.subspan(i, dmloop::kSegmentColumns);
       Check(is[0] == was[0] && is[1] == was[1] && is[3] == was[3], "the same numbers", round);
       Check(name(table.value().devices, is[2]) == name(names, was[2]), "the same device", round);
@@ -80,15 +95,21 @@ void CheckTables() {
   }
 }
 
+bool Same(const dmloop::Ranges& a, const dmloop::Ranges& b) {
+  return a.count == b.count && a.offset == b.offset && a.length == b.length;
+}
+
 void CheckExtents() {
   constexpr uint64_t kFile = 300;
+  constexpr uint64_t kBlock = 8;
   for (int round = 0; round < 5000; round++) {
     const uint64_t offset = Below(100);
     const uint64_t length = 1 + Below(kFile - offset);
     // For every byte of the file where it lies and its flags, or that it is in a hole.
     constexpr uint64_t kHole = ~uint64_t{0};
     std::vector<std::pair<uint64_t, uint32_t>> model(kFile, {kHole, 0});
-    dmloop::ExtentCollector collector(offset, length);
+    dmloop::MapMaker maker(offset, kBlock);
+    dmloop::ExtentMerger merger(offset, length, maker);
     uint64_t logical = 0;
     uint64_t physical = 1000;
     while (logical < kFile) {
@@ -99,46 +120,83 @@ void CheckExtents() {
                                        FIEMAP_EXTENT_UNWRITTEN};
         const uint32_t flags = kFlags[Below(4)];
         for (uint64_t i = 0; i < run; i++) model[logical + i] = {physical + i, flags};
-        Check(collector.Add({logical, physical, run, flags}), "an extent is taken", round);
+        Check(merger.Add({logical, physical, run, flags}), "an extent is taken", round);
         physical += run;
       }
       logical += run;
     }
-    const dmloop::ExtentMap map = collector.Finish();
-    const auto rows = map.rows.span();
-    const auto holes = map.holes.span();
-    size_t row = 0;
-    size_t hole = 0;
+    merger.Finish();
+    const dmloop::ExtentMap map = maker.Finish(offset + length);
+    dmloop::ExtentList::Reader reader(map.extents);
+    dmloop::Ranges holes;
+    dmloop::Ranges unaligned;
+    std::map<uint32_t, dmloop::Ranges> flagged;
     uint64_t cursor = offset;
-    while (cursor < offset + length) {
-      const bool in_hole = hole < holes.size() && static_cast<uint64_t>(holes[hole]) == cursor;
-      const bool in_extent = row < rows.size() && static_cast<uint64_t>(rows[row]) == cursor;
-      Check(in_hole != in_extent, "each byte is in an extent or a hole", round);
-      const auto run = static_cast<uint64_t>(in_hole ? holes[hole + 1] : rows[row + 2]);
-      for (uint64_t i = 0; i < run; i++) {
+    const auto note_hole = [&](uint64_t until) {
+      if (until > cursor) holes.Note(cursor, until - cursor);
+      for (; cursor < until; cursor++) Check(model[cursor].first == kHole, "a hole is one", round);
+    };
+    while (const dmloop::Extent* extent = reader.Next()) {
+      note_hole(extent->logical);
+      Check(extent->logical == cursor, "extents are in order", round);
+      for (uint64_t i = 0; i < extent->length; i++) {
         const auto& [place, flags] = model[cursor + i];
-        if (in_hole) {
-          Check(place == kHole, "a hole is one", round);
-        } else {
-          Check(place == static_cast<uint64_t>(rows[row + 1]) + i, "a byte lies there", round);
-          const auto found = static_cast<uint32_t>(rows[row + 3]);
-          constexpr uint32_t kJudged = FIEMAP_EXTENT_UNWRITTEN;
-          Check((found & kJudged) == (flags & kJudged), "judged flags do not spread", round);
-          Check((map.flags & flags) == flags, "and all are in the sum", round);
-        }
+        Check(place == extent->physical + i, "a byte lies there", round);
+        Check((extent->flags & FIEMAP_EXTENT_UNWRITTEN) == (flags & FIEMAP_EXTENT_UNWRITTEN),
+              "judged flags do not spread", round);
+        Check((extent->flags & flags) == flags, "and none is lost", round);
       }
-      cursor += run;
-      if (in_hole) {
-        hole += 2;
-      } else {
-        row += dmloop::kExtentColumns;
+      if (extent->flags != 0) flagged[extent->flags].Note(cursor, extent->length);
+      if ((extent->logical | extent->physical | extent->length) % kBlock != 0) {
+        unaligned.Note(cursor, extent->length);
       }
+      cursor += extent->length;
     }
+    note_hole(offset + length);
     Check(cursor == offset + length, "the range is covered exactly", round);
+    Check(Same(holes, map.holes), "holes are counted", round);
+    Check(Same(unaligned, map.unaligned), "extents off the blocks are counted", round);
+    Check(flagged.size() == map.flagged.size(), "flags are counted by kind", round);
+    for (const auto& [flags, ranges] : map.flagged) {
+      Check(Same(flagged[flags], ranges), "and their extents", round);
+    }
   }
-  dmloop::ExtentCollector collector(0, 4096);
-  Check(!collector.Add({0, uint64_t{1} << 53, 4096, 0}), "no rounded address", 0);
-  Check(!collector.Add({0, 0, ~uint64_t{0}, 0}), "no length that wraps", 0);
+  dmloop::MapMaker maker(0, kBlock);
+  dmloop::ExtentMerger merger(0, 4096, maker);
+  Check(!merger.Add({0, uint64_t{1} << 53, 4096, 0}), "no rounded address", 0);
+  Check(!merger.Add({0, 0, ~uint64_t{0}, 0}), "no length that wraps", 0);
+}
+
+// What is written in few bytes reads as it was, from anywhere in the list.
+void CheckLists() {
+  for (int round = 0; round < 50; round++) {
+    std::vector<dmloop::Extent> extents;
+    dmloop::ExtentList list;
+    uint64_t logical = Below(2) * Below(1 << 20);
+    // Whole sectors, as most are, or any bytes; near each other or anywhere.
+    const uint64_t unit = Below(2) == 0 ? 512 : 1;
+    for (uint64_t i = Below(20000); i > 0; i--) {
+      const uint64_t far = Below(8) == 0 ? uint64_t{1} << 42 : 4096;
+      const uint64_t length = (1 + Below(far)) * unit;
+      const uint32_t flags = Below(100) == 0 ? static_cast<uint32_t>(g_random()) : 0;
+      extents.push_back({logical, Below(far) * unit, length, flags});
+      list.Append(extents.back());
+      logical += length + (Below(10) == 0 ? Below(far) : 0);
+    }
+    Check(list.size() == extents.size(), "the list is as long", round);
+    for (const size_t from : {size_t{0}, Below(extents.size() + 1), extents.size()}) {
+      dmloop::ExtentList::Reader reader(list, from);
+      for (size_t i = from; i < extents.size(); i++) {
+        const dmloop::Extent* found = reader.Next();
+        const dmloop::Extent& wanted = extents[i];
+        Check(found != nullptr && found->logical == wanted.logical &&
+                  found->physical == wanted.physical && found->length == wanted.length &&
+                  found->flags == wanted.flags,
+              "an extent reads as it was", round);
+      }
+      Check(reader.Next() == nullptr, "and then there are no more", round);
+    }
+  }
 }
 
 }  // namespace
@@ -146,6 +204,7 @@ void CheckExtents() {
 int main() {
   CheckTables();
   CheckExtents();
-  std::puts("native-check: tables and extents agree with their models");
+  CheckLists();
+  std::puts("native-check: tables, extents and lists agree with their models");
   return 0;
 }

@@ -1,24 +1,34 @@
 import t from 'tap'
 import type { BackingFile } from '#lib/backing-file.js'
 import { DmloopError, problem } from '#lib/errors.js'
+import type { Ranges } from '#lib/native.js'
 import { EXTENT_FLAGS, POLICY, type DmloopCode } from '#lib/policy.js'
 import { sliceFiles } from '#lib/range.js'
 import { judgeExtents, judgeFile } from '#lib/verdict.js'
 
 const CLEAN_FILE = { readOnly: false }
-const CLEAN = { holes: 'reject', blockSize: 512 } as const
+const CLEAN = { holes: 'reject' } as const
+
+type Row = [logical: number, physical: number, length: number, flags: number]
+
+const rangesOf = (found: readonly [offset: number, length: number][]): Ranges => ({
+  count: found.length,
+  offset: found[0]?.[0] ?? 0,
+  length: found[0]?.[1] ?? 0,
+})
 
 /** Facts of extents, summed up as the native half does. */
 function facts(
-  rows: [logical: number, physical: number, length: number, flags: number][],
-  holes: number[] = [],
+  rows: Row[],
+  { holes = [], blockSize = 512 }: { holes?: [number, number][]; blockSize?: number } = {},
 ): Parameters<typeof judgeExtents>[1] {
-  const bits = rows.flatMap((row) => row.slice(0, 3)).reduce((or, bytes) => or | bytes, 0)
+  const ranges = (wanted: (row: Row) => boolean): Ranges =>
+    rangesOf(rows.filter(wanted).map(([logical, , length]) => [logical, length]))
+  const kinds = [...new Set(rows.map(([, , , flags]) => flags))].filter((flags) => flags !== 0)
   return {
-    rows: Float64Array.from(rows.flat()),
-    holes: Float64Array.from(holes),
-    flags: rows.reduce((or, [, , , flags]) => or | flags, 0),
-    alignment: bits & -bits,
+    holes: rangesOf(holes),
+    unaligned: ranges((row) => row.slice(0, 3).some((bytes) => bytes % blockSize !== 0)),
+    flagged: kinds.map((flags) => ({ flags, ...ranges((row) => row[3] === flags) })),
   }
 }
 
@@ -53,9 +63,14 @@ await t.test('holes, unwritten ranges and alignment', (t) => {
   const both = facts(
     [
       [0, 4096, 4096, 0x800],
-      [8192, 8192, 4096, 0x800],
+      [8192, 8192, 4096, 0x800 | 1],
     ],
-    [4096, 4096, 12288, 512],
+    {
+      holes: [
+        [4096, 4096],
+        [12288, 512],
+      ],
+    },
   )
   const found = judgeExtents('f', both, CLEAN)
   t.match(found, [
@@ -63,12 +78,12 @@ await t.test('holes, unwritten ranges and alignment', (t) => {
     { code: 'DMLOOP_HOLE', offset: 4096, length: 4096, message: /2 such ranges/ },
   ])
   t.strictSame(judgeExtents('f', both, { ...CLEAN, holes: 'zero' }), [])
-  const odd = facts([
+  const odd: Row[] = [
     [0, 4096, 4096, 0],
     [4096, 1024, 4096, 0],
-  ])
-  t.strictSame(judgeExtents('f', odd, CLEAN), [])
-  t.match(judgeExtents('f', odd, { ...CLEAN, blockSize: 4096 }), [
+  ]
+  t.strictSame(judgeExtents('f', facts(odd), CLEAN), [])
+  t.match(judgeExtents('f', facts(odd, { blockSize: 4096 }), CLEAN), [
     { code: 'DMLOOP_UNALIGNED_EXTENT', offset: 4096, length: 4096 },
   ])
   t.strictSame(judgeExtents('f', facts([]), CLEAN), [])

@@ -25,7 +25,7 @@ function calls(path: string): string[] {
 /** What a call may do: look, or move this process's own memory, threads and descriptors about. */
 const HARMLESS = [
   /^(<\.\.\. )?(futex|mprotect|mmap|munmap|madvise|brk|epoll_\w+|clone3?|set_robust_list|rseq|rt_sig\w+|gettid|getpid|sched_\w+|clock_\w+|gettimeofday|restart_syscall|prctl|exit|getrandom|sysinfo|uname)\b/,
-  /^(<\.\.\. )?(fstat|stat|lstat|statx|newfstatat|statfs|fstatfs|readlink|readlinkat|read|pread64|getdents64|lseek|access|faccessat2?|close|fcntl|getcwd|dup|poll)\b/,
+  /^(<\.\.\. )?(fstat|stat|lstat|statx|newfstatat|statfs|fstatfs|readlink|readlinkat|read|pread64|getdents64|lseek|access|faccessat2?|fgetxattr|close|fcntl|getcwd|dup|poll)\b/,
   // Wakes a thread of Node's own through an eventfd or a pipe: eight bytes or one.
   /^(<\.\.\. )?write(\(\d+, "(\\1\\0\\0\\0\\0\\0\\0\\0", 8|[^"]{1,2}", 1)(\)| <unfinished)| resumed)/,
   /^(<\.\.\. )?openat(\(AT_FDCWD, "[^"]+", O_RDONLY(\|O_(CLOEXEC|NONBLOCK|NOCTTY|DIRECTORY|PATH))*(\)| <unfinished)| resumed)/,

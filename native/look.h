@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "file_facts.h"
+#include "loop.h"
+#include "result.h"
+#include "unique_fd.h"
+
+namespace dmloop {
+
+// All that is to be known of a file before its extents are asked for: one trip to a worker thread
+// instead of a dozen.
+struct Look {
+  FileFacts facts;
+  // The kernel's name of the filesystem's device (sda1, dm-3), if it has a device.
+  std::optional<std::string> kernel_name;
+  // That device's logical block size and size, in bytes, as sysfs says; 512 and 0 where it does
+  // not.
+  uint64_t block_size = 512;
+  uint64_t device_size = 0;
+  // The lines of /proc/self/mountinfo with that device.
+  std::string mounts;
+  // /proc/fs/ext4/NAME/options.
+  std::string ext4_options;
+  // /proc/swaps.
+  std::string swaps;
+  // Every loop device that shows something.
+  std::vector<loop::Status> loops;
+};
+
+Result<Look> LookAt(int fd);
+
+struct OpenedFile {
+  UniqueFd fd;
+  // Without symbolic links.
+  std::string path;
+  Look look;
+};
+
+// Opens a regular file for reading. Anything else is not opened, for to open a device or a pipe can
+// do something: then there is no descriptor, and of the look no more than facts.mode.
+Result<OpenedFile> OpenFile(const std::string& path);
+
+}  // namespace dmloop
