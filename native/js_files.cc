@@ -1,0 +1,213 @@
+#include "compare.h"
+#include "file_facts.h"
+#include "files.h"
+#include "guard.h"
+#include "js_loop.h"
+#include "js_values.h"
+#include "look.h"
+#include "record.h"
+#include "small_files.h"
+
+namespace dmloop {
+
+namespace {
+
+Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("mode", facts.mode);
+  object.Set("size", static_cast<double>(facts.size));
+  // Inode numbers are names, not quantities: 64 bits of them must stay apart.
+  object.Set("inode", std::to_string(facts.inode));
+  object.Set("major", facts.device_major);
+  object.Set("minor", facts.device_minor);
+  object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
+  object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
+  object.Set("filesystemSize", static_cast<double>(facts.filesystem_size));
+  object.Set("inodeFlags", facts.inode_flags);
+  object.Set("extendedFlags", facts.extended_flags);
+  object.Set("mark", StringOrUndefined(env, facts.mark));
+  return object;
+}
+
+Napi::Value LookValue(Napi::Env env, Look& look) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("facts", FactsValue(env, look.facts));
+  object.Set("kernelName", StringOrUndefined(env, look.kernel_name));
+  object.Set("blockSize", static_cast<double>(look.block_size));
+  object.Set("deviceSize", static_cast<double>(look.device_size));
+  object.Set("mounts", look.mounts);
+  object.Set("ext4Options", look.ext4_options);
+  object.Set("swaps", look.swaps);
+  object.Set("loops", LoopsValue(env, look.loops));
+  return object;
+}
+
+Napi::Value OpenFileJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "openFile(path)");
+  return PromiseWorker<OpenedFile>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return OpenFile(path); },
+      [](Napi::Env env, OpenedFile& opened) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("fd", opened.fd.release());
+        object.Set("path", opened.path);
+        object.Set("look", LookValue(env, opened.look));
+        return object;
+      });
+}
+
+Napi::Value LookAtJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "lookAt(fd)");
+  return PromiseWorker<Look>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return LookAt(fd); }, LookValue);
+}
+
+Napi::Value InspectJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "inspect(fd)");
+  return PromiseWorker<FileFacts>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return Inspect(fd); }, FactsValue);
+}
+
+Napi::Value ReadFirstJs(const Napi::CallbackInfo& info) {
+  auto paths = StringsFrom(info[0]);
+  if (!paths) return Reject(info.Env(), "readFirst(paths)");
+  return PromiseWorker<std::optional<std::string>>::Run(
+      info.Env(), [paths = std::move(*paths)] { return ReadFirst(paths); },
+      [](Napi::Env env, std::optional<std::string>& text) -> Napi::Value {
+        return StringOrUndefined(env, text);
+      });
+}
+
+Napi::Value ReadFolderJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "readFolder(path)");
+  return PromiseWorker<Folder>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return ReadFolder(path); },
+      [](Napi::Env env, Folder& folder) -> Napi::Value {
+        Napi::Array array = Napi::Array::New(env, folder.size());
+        for (uint32_t i = 0; i < folder.size(); i++) {
+          Napi::Object object = Napi::Object::New(env);
+          object.Set("name", folder[i].first);
+          object.Set("text", folder[i].second);
+          array.Set(i, object);
+        }
+        return array;
+      });
+}
+
+Napi::Value LockRecordJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "lockRecord(path)");
+  return PromiseWorker<LockedRecord>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return LockRecord(path); },
+      [](Napi::Env env, LockedRecord& record) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("fd", record.fd.release());
+        object.Set("text", record.text);
+        return object;
+      });
+}
+
+// A step on an open file that takes a text.
+template <Result<Nothing> (*step)(int, const std::string&)>
+Napi::Value FileTextStepJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd || !info[1].IsString()) return Reject(info.Env(), "file step(fd, text)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [fd = static_cast<int>(*fd), text = info[1].As<Napi::String>().Utf8Value()] {
+        return step(fd, text);
+      },
+      Undefined);
+}
+
+// A step on an open file that answers with nothing but whether it went well.
+template <Result<Nothing> (*step)(int)>
+Napi::Value FileStepJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "file step(fd)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return step(fd); }, Undefined);
+}
+
+// Something that a file is or is not.
+template <Result<Nothing> (*set)(int, bool)>
+Napi::Value FileSwitchJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "file switch(fd, on)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [fd = static_cast<int>(*fd), on = info[1].As<Napi::Boolean>().Value()] {
+        return set(fd, on);
+      },
+      Undefined);
+}
+
+Napi::Value GetPinCountJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "getPinCount(fd)");
+  return PromiseWorker<uint32_t>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return GetPinCount(fd); },
+      [](Napi::Env env, uint32_t& count) -> Napi::Value { return Napi::Number::New(env, count); });
+}
+
+Napi::Value EndLeaseJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "endLease(fd)");
+  return PromiseWorker<bool>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return EndLease(fd); },
+      [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
+}
+
+Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
+  const auto file = SafeInteger(info[1]);
+  auto runs = PackedNumbers::From(info[2]);
+  if (!info[0].IsString() || !file || !runs) {
+    return Reject(info.Env(), "findDifference(device, file, runs)");
+  }
+  return PromiseWorker<std::optional<uint64_t>>::Run(
+      info.Env(),
+      [device = info[0].As<Napi::String>().Utf8Value(), file = static_cast<int>(*file), runs] {
+        return FindDifference(device, file, runs->rows());
+      },
+      NumberOrMinusOne);
+}
+
+Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
+  const auto major = SafeInteger(info[1]);
+  const auto minor = SafeInteger(info[2]);
+  if (!info[0].IsString() || !major || !minor) {
+    return Reject(info.Env(), "makeBlockNode(path, major, minor)");
+  }
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), major = static_cast<uint32_t>(*major),
+       minor = static_cast<uint32_t>(*minor)] { return MakeBlockNode(path, major, minor); },
+      Undefined);
+}
+
+}  // namespace
+
+void AddFiles(Napi::Object& exports) {
+  Add(exports, "openFile", OpenFileJs);
+  Add(exports, "lookAt", LookAtJs);
+  Add(exports, "inspect", InspectJs);
+  Add(exports, "sync", FileStepJs<Sync>);
+  Add(exports, "close", FileStepJs<Close>);
+  Add(exports, "readFirst", ReadFirstJs);
+  Add(exports, "readFolder", ReadFolderJs);
+  Add(exports, "lockRecord", LockRecordJs);
+  Add(exports, "writeRecord", FileTextStepJs<WriteRecord>);
+  Add(exports, "releaseRecord", FileTextStepJs<ReleaseRecord>);
+  Add(exports, "dropCache", FileStepJs<DropCache>);
+  Add(exports, "findDifference", FindDifferenceJs);
+  Add(exports, "takeLease", FileStepJs<TakeLease>);
+  Add(exports, "endLease", EndLeaseJs);
+  Add(exports, "setImmutable", FileSwitchJs<SetImmutable>);
+  Add(exports, "setPinned", FileSwitchJs<SetPinned>);
+  Add(exports, "getPinCount", GetPinCountJs);
+  Add(exports, "setMark", FileTextStepJs<SetMark>);
+  Add(exports, "removeMark", FileStepJs<RemoveMark>);
+  Add(exports, "makeBlockNode", MakeBlockNodeJs);
+}
+
+}  // namespace dmloop

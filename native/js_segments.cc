@@ -1,0 +1,165 @@
+#include "js_segments.h"
+
+#include "extent_list.h"
+
+namespace dmloop {
+
+namespace {
+
+struct PackedLayer {
+  std::shared_ptr<PackedNumbers> rows;
+  std::vector<int32_t> devices;
+  // None where no segment is striped.
+  std::shared_ptr<PackedNumbers> stripes;
+
+  Layer view() const {
+    return {rows->rows(), devices, stripes ? stripes->rows() : std::span<const double>()};
+  }
+};
+using PackedLevel = std::vector<PackedLayer>;
+
+// { rows, devices: number[], stripes? }: each device number of the rows has one in `devices`.
+std::optional<PackedLayer> LayerFrom(const Napi::Value& value) {
+  if (!value.IsObject()) return std::nullopt;
+  const auto object = value.As<Napi::Object>();
+  PackedLayer layer{
+      PackedNumbers::From(object.Get("rows")), {}, PackedNumbers::From(object.Get("stripes"))};
+  const Napi::Value devices = object.Get("devices");
+  if (!layer.rows || !devices.IsArray()) return std::nullopt;
+  const auto list = devices.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const auto number = SafeInteger(list.Get(i));
+    if (!number) return std::nullopt;
+    layer.devices.push_back(static_cast<int32_t>(*number));
+  }
+  return layer;
+}
+
+std::optional<std::vector<PackedLevel>> LevelsFrom(const Napi::Value& value) {
+  if (!value.IsArray()) return std::nullopt;
+  const auto list = value.As<Napi::Array>();
+  std::vector<PackedLevel> levels;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const Napi::Value item = list.Get(i);
+    if (!item.IsArray()) return std::nullopt;
+    const auto layers = item.As<Napi::Array>();
+    PackedLevel level;
+    for (uint32_t j = 0; j < layers.Length(); j++) {
+      auto layer = LayerFrom(layers.Get(j));
+      if (!layer) return std::nullopt;
+      level.push_back(std::move(*layer));
+    }
+    levels.push_back(std::move(level));
+  }
+  return levels;
+}
+
+// What a layout's layers lie in, part by part.
+using PackedParts = std::vector<std::vector<PackedLevel>>;
+
+// { extents, offset, sectors, zeroFlags, levels }; the part's layers are left to be filled in.
+std::optional<FilePart> PartFrom(const Napi::Value& value, PackedParts& packed) {
+  if (!value.IsObject()) return std::nullopt;
+  const auto object = value.As<Napi::Object>();
+  auto extents = HandleFrom<ExtentList>(object.Get("extents"));
+  const auto offset = SafeInteger(object.Get("offset"));
+  const auto sectors = SafeInteger(object.Get("sectors"));
+  const auto zero_flags = SafeInteger(object.Get("zeroFlags"));
+  auto levels = LevelsFrom(object.Get("levels"));
+  if (!extents || !offset || !sectors || !zero_flags || !levels) return std::nullopt;
+  packed.push_back(std::move(*levels));
+  return FilePart{std::move(extents), *offset, *sectors, static_cast<uint32_t>(*zero_flags), {}};
+}
+
+using LayoutResult = Result<std::shared_ptr<const Layout>>;
+
+LayoutResult LayOut(std::vector<FilePart> parts, std::shared_ptr<const PackedParts> packed) {
+  for (size_t i = 0; i < parts.size(); i++) {
+    for (const PackedLevel& layers : (*packed)[i]) {
+      Level& level = parts[i].levels.emplace_back();
+      for (const PackedLayer& layer : layers) {
+        level.push_back(layer.view());
+        auto checked = CheckLayer(level.back());
+        if (!checked.ok()) return checked.failure();
+      }
+    }
+  }
+  return Layout::Of(std::move(parts), std::move(packed));
+}
+
+Napi::Value LayOutJs(const Napi::CallbackInfo& info) {
+  const char* usage = "layOut([{ extents, offset, sectors, zeroFlags, levels }])";
+  if (!info[0].IsArray()) return Reject(info.Env(), usage);
+  const auto list = info[0].As<Napi::Array>();
+  auto packed = std::make_shared<PackedParts>();
+  std::vector<FilePart> parts;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    auto part = PartFrom(list.Get(i), *packed);
+    if (!part) return Reject(info.Env(), usage);
+    parts.push_back(std::move(*part));
+  }
+  return PromiseWorker<std::shared_ptr<const Layout>>::Run(
+      info.Env(),
+      [parts = std::move(parts), packed = std::move(packed)] { return LayOut(parts, packed); },
+      [](Napi::Env env, std::shared_ptr<const Layout>& layout) -> Napi::Value {
+        Napi::Array devices = Napi::Array::New(env, layout->devices().size());
+        for (uint32_t i = 0; i < layout->devices().size(); i++) {
+          devices.Set(i, layout->devices()[i]);
+        }
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("count", static_cast<double>(layout->size()));
+        object.Set("segments", HandleTo(env, layout, 0));
+        object.Set("devices", devices);
+        return object;
+      });
+}
+
+Napi::Value SegmentRowsJs(const Napi::CallbackInfo& info) {
+  auto layout = HandleFrom<Layout>(info[0]);
+  if (!layout) return Reject(info.Env(), "segmentRows(segments)");
+  auto array = Napi::Float64Array::New(info.Env(), layout->size() * kSegmentColumns);
+  double* row = array.Data();
+  layout->ForEach([&](const Segment& segment) {
+    *row++ = static_cast<double>(segment.start);
+    *row++ = static_cast<double>(segment.length);
+    *row++ = static_cast<double>(segment.device);
+    *row++ = static_cast<double>(segment.offset);
+  });
+  return array;
+}
+
+using Finder = Result<std::optional<uint64_t>> (*)(const SegmentSource&, const Layer&);
+
+Result<std::optional<uint64_t>> Overlap(const SegmentSource& segments, const Layer& other) {
+  auto checked = CheckSegments(other.rows, other.devices.size());
+  if (!checked.ok()) return checked.failure();
+  return FindOverlap(segments, other);
+}
+
+// Unlike an overlap, it makes sense with any targets: what is neither linear nor zero is different.
+Result<std::optional<uint64_t>> Difference(const SegmentSource& segments, const Layer& other) {
+  return FindDifferentSector(segments, other);
+}
+
+// Something about a table and another whose devices are numbered as `other.devices` says.
+template <Finder find>
+Napi::Value CompareTablesJs(const Napi::CallbackInfo& info) {
+  auto segments = GivenSegments::From(info[0]);
+  auto other = LayerFrom(info[1]);
+  if (!segments || !other) return Reject(info.Env(), "compare(segments, { rows, devices })");
+  return PromiseWorker<std::optional<uint64_t>>::Run(
+      info.Env(),
+      [segments, other = std::move(*other)] { return find(segments->source(), other.view()); },
+      NumberOrMinusOne);
+}
+
+}  // namespace
+
+void AddSegments(Napi::Object& exports) {
+  Add(exports, "layOut", LayOutJs);
+  Add(exports, "segmentRows", SegmentRowsJs);
+  Add(exports, "findOverlap", CompareTablesJs<Overlap>);
+  Add(exports, "findDifferentSector", CompareTablesJs<Difference>);
+}
+
+}  // namespace dmloop

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+
+#include "js_values.h"
+#include "segments.h"
+
+namespace dmloop {
+
+// Segments that JavaScript has packed or that a layout works out. Packed ones are checked before
+// they are used, off the event loop.
+class GivenSegments {
+ public:
+  static std::shared_ptr<const GivenSegments> From(const Napi::Value& value) {
+    auto given = std::make_shared<GivenSegments>();
+    given->packed_ = PackedNumbers::From(value);
+    given->source_ = HandleFrom<Layout>(value);
+    if (given->packed_) {
+      given->source_ = std::make_shared<const PackedSegments>(given->packed_->rows());
+    }
+    return given->source_ ? given : nullptr;
+  }
+  Result<Nothing> Check(size_t device_count) const {
+    if (!packed_) return Nothing{};
+    return CheckSegments(packed_->rows(), device_count);
+  }
+  const SegmentSource& source() const { return *source_; }
+
+ private:
+  std::shared_ptr<PackedNumbers> packed_;
+  std::shared_ptr<const SegmentSource> source_;
+};
+
+}  // namespace dmloop

@@ -1,0 +1,144 @@
+#pragma once
+
+#include <napi.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "packed_rows.h"
+#include "promise_worker.h"
+#include "result.h"
+#include "safe_integer.h"
+
+// What the native half and JavaScript hand each other: arguments in, facts out. lib/native.ts holds
+// the types and is the only caller; what it passes has been judged already, so a wrong argument is
+// a bug of ours and throws a plain TypeError.
+namespace dmloop {
+
+inline Napi::Value Reject(Napi::Env env, const char* message) {
+  Napi::TypeError::New(env, message).ThrowAsJavaScriptException();
+  return env.Undefined();
+}
+
+inline std::optional<uint64_t> SafeInteger(const Napi::Value& value) {
+  if (!value.IsNumber()) return std::nullopt;
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!(number >= 0 && number <= static_cast<double>(kMaxSafeInteger)) ||
+      std::floor(number) != number) {
+    return std::nullopt;
+  }
+  return static_cast<uint64_t>(number);
+}
+
+// Numbers that C++ made or TypeScript passes on, held where they lie: the reference keeps the
+// memory while a worker thread reads it. Nobody writes to packed tables after they are made.
+class PackedNumbers {
+ public:
+  static std::shared_ptr<PackedNumbers> From(const Napi::Value& value) {
+    if (!value.IsTypedArray() ||
+        value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+      return nullptr;
+    }
+    return std::shared_ptr<PackedNumbers>(new PackedNumbers(value.As<Napi::Float64Array>()));
+  }
+  std::span<const double> rows() const { return rows_; }
+
+ private:
+  explicit PackedNumbers(Napi::Float64Array array)
+      : rows_(array.Data(), array.ElementLength()),
+        reference_(Napi::Persistent(array.As<Napi::Object>())) {}
+
+  std::span<const double> rows_;
+  // Dropped on the event loop, where the worker that holds it is deleted.
+  Napi::ObjectReference reference_;
+};
+
+// What C++ keeps and JavaScript only holds: for each type its own kind, so that one is not taken
+// for another.
+template <typename T>
+inline constexpr char kKindOf = 0;
+
+struct Handle {
+  const char* kind;
+  std::shared_ptr<const void> value;
+};
+
+template <typename T>
+inline Napi::Value HandleTo(Napi::Env env, std::shared_ptr<const T> value, size_t memory) {
+  // Else a garbage collector that sees only the handle would be in no hurry.
+  Napi::MemoryManagement::AdjustExternalMemory(env, static_cast<int64_t>(memory));
+  const auto drop = [memory](Napi::Env env, Handle* handle) {
+    Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(memory));
+    std::unique_ptr<Handle>{handle}.reset();
+  };
+  auto handle = std::make_unique<Handle>(Handle{&kKindOf<T>, std::move(value)});
+  return Napi::External<Handle>::New(env, handle.release(), drop);
+}
+
+template <typename T>
+std::shared_ptr<const T> HandleFrom(const Napi::Value& value) {
+  if (!value.IsExternal()) return nullptr;
+  const Handle* handle = value.As<Napi::External<Handle>>().Data();
+  if (handle->kind != &kKindOf<T>) return nullptr;
+  return std::static_pointer_cast<const T>(handle->value);
+}
+
+inline Napi::Value PackedArray(Napi::Env env, PackedRows& rows) {
+  const size_t count = rows.size();
+  if (count == 0) return Napi::Float64Array::New(env, 0);
+  auto buffer = Napi::ArrayBuffer::New(env, rows.Release(), count * sizeof(double),
+                                       [](Napi::Env, void* data) { std::free(data); });
+  return Napi::Float64Array::New(env, count, buffer, 0);
+}
+
+inline std::optional<std::vector<std::string>> StringsFrom(const Napi::Value& value) {
+  if (!value.IsArray()) return std::nullopt;
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> strings;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array.Get(i);
+    if (!item.IsString()) return std::nullopt;
+    strings.push_back(item.As<Napi::String>().Utf8Value());
+  }
+  return strings;
+}
+
+inline Napi::Value Strings(Napi::Env env, const std::vector<std::string>& strings) {
+  Napi::Array array = Napi::Array::New(env, strings.size());
+  for (uint32_t i = 0; i < strings.size(); i++) array.Set(i, strings[i]);
+  return array;
+}
+
+inline Napi::Value Undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
+
+inline Napi::Value NumberOrMinusOne(Napi::Env env, std::optional<uint64_t>& position) {
+  return Napi::Number::New(env, position ? static_cast<double>(*position) : -1);
+}
+
+inline Napi::Value StringOrUndefined(Napi::Env env, const std::optional<std::string>& text) {
+  if (!text) return env.Undefined();
+  return Napi::String::New(env, *text);
+}
+
+// --- the rooms: each adds its functions -------------------------------------------------------
+
+inline void Add(Napi::Object& exports, const char* name,
+                Napi::Value (*function)(const Napi::CallbackInfo&)) {
+  exports.Set(name, Napi::Function::New(exports.Env(), function, name));
+}
+
+void AddExtents(Napi::Object& exports);
+void AddFiles(Napi::Object& exports);
+void AddSegments(Napi::Object& exports);
+void AddDeviceMapper(Napi::Object& exports);
+void AddLoop(Napi::Object& exports);
+void AddUdev(Napi::Object& exports);
+
+}  // namespace dmloop
