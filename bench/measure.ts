@@ -1,7 +1,8 @@
 // What the benches share: pairs of runs, their ratios, and how they are shown and kept.
 import { execFileSync } from 'node:child_process'
-import { release } from 'node:os'
+import { cpus, release } from 'node:os'
 import { fileURLToPath } from 'node:url'
+import type { Result } from './results.js'
 
 /** How often two things are run in turn: the machine beneath may be shared, so only ratios count. */
 export const PAIRS = 7
@@ -44,21 +45,28 @@ export interface Row {
   [column: string]: number | string | Spread
 }
 
+export const shown = (cell: Row[string]): string =>
+  typeof cell === 'object' ? ratio(cell) : String(cell)
+
+/** What figures hold for, and how they came about. */
+export const circumstances = ({ kernel, processors, node, pairs }: Result): string =>
+  `Linux ${kernel} on ${processors}, Node.js ${node}, ${pairs} pairs each: median (range)`
+
 /** Prints a table, and the same for whoever keeps it. */
-export function report(name: string, title: string, rows: readonly Row[]): void {
+export function report(name: string, title: string, rows: Row[], pairs = PAIRS): void {
   const [first] = rows
   if (!first) return
-  const shown = rows.map((row) =>
-    Object.values(row).map((cell) => (typeof cell === 'object' ? ratio(cell) : String(cell))),
-  )
+  const cells = rows.map((row) => Object.values(row).map(shown))
   const header = Object.keys(first)
   const widths = header.map((each, column) =>
-    Math.max(each.length, ...shown.map((cells) => (cells[column] ?? '').length)),
+    Math.max(each.length, ...cells.map((line) => (line[column] ?? '').length)),
   )
-  const line = (cells: readonly string[]): string =>
-    cells.map((cell, column) => cell.padStart(widths[column] ?? 0)).join('  ')
-  console.log(`\n${title}\nLinux ${release()}, ${PAIRS} pairs each: median (range)\n`)
-  console.log([header, ...shown].map(line).join('\n'))
-  const kept = { name, title, kernel: release(), node: process.version, pairs: PAIRS, rows }
-  console.log(`${RESULT}${JSON.stringify(kept)}`)
+  const padded = (line: readonly string[]): string =>
+    line.map((cell, column) => cell.padStart(widths[column] ?? 0)).join('  ')
+  const processors = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`
+  const [kernel, node] = [release(), process.version]
+  const result: Result = { name, title, kernel, processors, node, pairs, rows }
+  console.log(`\n${title}\n${circumstances(result)}\n`)
+  console.log([header, ...cells].map(padded).join('\n'))
+  console.log(`${RESULT}${JSON.stringify(result)}`)
 }

@@ -36,7 +36,9 @@ function build(sanitizer) {
     'native',
     'dist',
     'test',
-    'bench/native',
+    'docs',
+    'bench',
+    'out/bench',
     'out/test',
   ]) {
     cpSync(join(root, part), join(copy, part), { recursive: true })

@@ -1,0 +1,36 @@
+// The figures that are kept in bench/results, one file for each bench and guest.
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type { Row } from './measure.js'
+
+export interface Result {
+  name: string
+  title: string
+  kernel: string
+  /** How many the guest has, and of which model. */
+  processors: string
+  node: string
+  pairs: number
+  rows: Row[]
+}
+
+const FOLDER = fileURLToPath(new URL('../../bench/results/', import.meta.url))
+const pathOf = (name: string, suffix: 'json' | 'svg'): string => `${FOLDER}${name}.${suffix}`
+
+export const resultNames = (): string[] =>
+  readdirSync(FOLDER)
+    .filter((file) => file.endsWith('.json'))
+    .map((file) => file.slice(0, -'.json'.length))
+    .sort()
+
+export function readResult(name: string): Result | undefined {
+  const path = pathOf(name, 'json')
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Result) : undefined
+}
+
+export function keepResult(name: string, result: Result): void {
+  mkdirSync(FOLDER, { recursive: true })
+  writeFileSync(pathOf(name, 'json'), `${JSON.stringify(result, undefined, 2)}\n`)
+}
+
+export const keepPlot = (name: string, svg: string): void => writeFileSync(pathOf(name, 'svg'), svg)
