@@ -53,7 +53,7 @@ export const circumstances = ({ kernel, processors, node, pairs }: Result): stri
   `Linux ${kernel} on ${processors}, Node.js ${node}, ${pairs} pairs each: median (range)`
 
 /** Prints a table, and the same for whoever keeps it. */
-export function report(name: string, title: string, rows: Row[], pairs = PAIRS): void {
+export function report(name: string, title: string, rows: Row[]): void {
   const [first] = rows
   if (!first) return
   const cells = rows.map((row) => Object.values(row).map(shown))
@@ -65,7 +65,7 @@ export function report(name: string, title: string, rows: Row[], pairs = PAIRS):
     line.map((cell, column) => cell.padStart(widths[column] ?? 0)).join('  ')
   const processors = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`
   const [kernel, node] = [release(), process.version]
-  const result: Result = { name, title, kernel, processors, node, pairs, rows }
+  const result: Result = { name, title, kernel, processors, node, pairs: PAIRS, rows }
   console.log(`\n${title}\n${circumstances(result)}\n`)
   console.log([header, ...cells].map(padded).join('\n'))
   console.log(`${RESULT}${JSON.stringify(result)}`)

@@ -8,13 +8,25 @@ import { parseArgs } from 'node:util'
 import { RESULT } from './measure.js'
 import { keepResult, type Result } from './results.js'
 
-const BENCHES = ['plan', 'map', 'memory']
+/** The programs, and what they are called with. */
+const BENCHES: Record<string, string[]> = {
+  plan: ['plan'],
+  map: ['map'],
+  memory: ['memory'],
+  io: ['io', 'ram'],
+  'io-null_blk': ['io', 'null_blk'],
+}
+/** User-Mode Linux has no null_blk. */
+const SMP_ONLY = ['io-null_blk']
 const path = (program: string): string => fileURLToPath(new URL(program, import.meta.url))
 
 async function run(name: string, smp: boolean): Promise<number> {
   const guest = ['--disk=2800', '--memory=8G', ...(smp ? ['--smp=2'] : [])]
-  const args = [path('../vm/cli.js'), ...guest, process.execPath, path(`${name}.js`)]
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  const [program = '', ...args] = BENCHES[name] ?? []
+  const command = [process.execPath, path(`${program}.js`), ...args]
+  const child = spawn(process.execPath, [path('../vm/cli.js'), ...guest, ...command], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   const closed = once(child, 'close') as Promise<[number]>
   for await (const line of createInterface(child.stdout)) {
     if (!line.startsWith(RESULT)) {
@@ -31,12 +43,12 @@ const { positionals: asked, values } = parseArgs({
   allowPositionals: true,
   options: { smp: { type: 'boolean', default: false } },
 })
-const unknown = asked.filter((name) => !BENCHES.includes(name))
+const names = Object.keys(BENCHES).filter((name) => values.smp || !SMP_ONLY.includes(name))
+const unknown = asked.filter((name) => !names.includes(name))
 if (unknown.length > 0) {
-  console.error(`there is no bench ${unknown.join(', ')}: there are ${BENCHES.join(', ')}`)
+  console.error(`there is no bench ${unknown.join(', ')}: there are ${names.join(', ')}`)
   process.exit(2)
 }
-for (const name of asked.length > 0 ? asked : BENCHES) {
+for (const name of asked.length > 0 ? asked : names)
   process.exitCode ||= await run(name, values.smp)
-}
 await import('./docs.js')

@@ -29,6 +29,7 @@ const PROGRAMS: Record<string, string> = {
   fuse2fs: 'fuse2fs',
   lvm: 'lvm2',
   cryptsetup: 'cryptsetup-bin',
+  fio: 'fio',
 }
 
 const FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']

@@ -1,0 +1,120 @@
+// I/O through a mapping against the raw disk, a table made by hand, loop devices and the file itself.
+//
+//   io.js ram        both disks are ram disks: the processor is what limits them
+//   io.js null_blk   disks that take their time, with processors to spare
+import { readFileSync } from 'node:fs'
+import { mapFile, planFile } from 'dmloop'
+import { fragmentedFile, makeHost, sh } from '../test/vm/lab.js'
+import { DISKS } from './disks.js'
+import { compare, WORKLOADS } from './fio.js'
+import { report, spread, type Row } from './measure.js'
+
+const SIZE = 128 << 20
+const FRAGMENTS = 10_000
+
+/** One extent, where the filesystem has so much room in one place. */
+function wholeFile(path: string): void {
+  sh(
+    `fallocate -l ${SIZE} ${path}
+     dd if=/dev/urandom of=${path} bs=1M count=${SIZE >> 20} conv=notrunc,fsync`,
+  )
+}
+
+const scatteredFile = (path: string): void => fragmentedFile(path, SIZE, FRAGMENTS, 1)
+
+interface Device {
+  name: string
+  path: string
+}
+
+/**
+ * All that is compared is there at the same time, so that each can run right after the other, which maps
+ * that come and go in between would keep it from. A mapped file takes no writes but those of its device,
+ * so the rest have files of their own, which lie in as many pieces: the same seed makes them. The loop
+ * device without direct I/O has one for itself as well: it leaves pages in the file's cache, and
+ * whoever writes past that cache has to throw them out first. The table made by hand is of the very
+ * blocks of the mapping.
+ */
+async function withDevices(
+  folder: string,
+  raw: string,
+  makeFile: (path: string) => void,
+  measure: (devices: Device[], segments: number) => void,
+): Promise<void> {
+  const [mapped, past, cached] = ['mapped', 'past', 'cached'].map((name) => `${folder}/${name}`)
+  if (mapped === undefined || past === undefined || cached === undefined) return
+  for (const path of [mapped, past, cached]) makeFile(path)
+  const { segments } = await planFile(mapped)
+  sh('dmsetup create table', segments.toTable())
+  const direct = sh(`losetup --direct-io=on --show -f ${past}`).trim()
+  const loop = sh(`losetup --show -f ${cached}`).trim()
+  const device = await mapFile(mapped, { name: 'mapped' })
+  measure(
+    [
+      { name: 'raw', path: raw },
+      { name: 'mapFile', path: device.path },
+      { name: 'dmsetup table', path: '/dev/mapper/table' },
+      { name: 'loop', path: loop },
+      { name: 'loop, direct I/O', path: direct },
+      { name: 'file', path: past },
+    ],
+    segments.length,
+  )
+  await device.unmap()
+  sh(`losetup -d ${loop} ${direct}; dmsetup remove --retry table`)
+}
+
+/** What dm-loop's author measured on an NVMe disk, as fractions of it: docs/performance.md. */
+const THREAD: Record<string, Record<string, string>> = {
+  'psync × 12': { mapFile: '0.85 to 0.94', loop: '0.56' },
+  'libaio × 12, depth 16': { mapFile: '0.95 to 0.97', loop: '0.22' },
+}
+
+const rows = new Map<string, Row[]>(Object.keys(WORKLOADS).map((workload) => [workload, []]))
+
+function measure(file: string, devices: readonly Device[]): void {
+  for (const [workload, options] of Object.entries(WORKLOADS)) {
+    const rounds = compare(devices, options)
+    // Within a round only: the machine beneath may have become another one by the next.
+    const ratios = (name: string, to: string): Row[string] =>
+      name === to || name === 'raw'
+        ? ''
+        : spread(rounds.map((round) => (round[name]?.speed ?? NaN) / (round[to]?.speed ?? NaN)))
+    for (const { name } of devices) {
+      const median = (of: 'speed' | 'idle'): number =>
+        spread(rounds.map((round) => round[name]?.[of] ?? NaN)).median
+      rows.get(workload)?.push({
+        workload,
+        file,
+        device: name,
+        'MiB/s': Number(median('speed').toFixed(1)),
+        'device / raw': ratios(name, 'raw'),
+        'device / table': ratios(name, 'dmsetup table'),
+        'device / loop, direct I/O': ratios(name, 'loop, direct I/O'),
+        'processors idle, %': Math.round(median('idle') * 100),
+        'dm-loop’s thread: / raw': THREAD[workload]?.[name] ?? '',
+      })
+    }
+    console.error(`${file}, ${workload}: done`)
+  }
+}
+
+const disk = DISKS[process.argv[2] ?? '']
+if (!disk) throw new Error(`io takes one of ${Object.keys(DISKS).join(', ')}`)
+const { host: under, raw } = disk.make()
+const number = readFileSync(`/sys/block/${under}/dev`, 'utf8').trim()
+const sectors = readFileSync(`/sys/block/${under}/size`, 'utf8').trim()
+// What was never written has no memory behind it, and would be read faster than can be.
+sh(`dd if=/dev/urandom of=/dev/${raw} bs=1M count=${SIZE >> 20} oflag=direct`)
+// Else what the loop device left in the cache would be written to the disk while others are measured.
+sh('echo 0 >/proc/sys/vm/dirty_writeback_centisecs')
+for (const filesystem of ['ext4', 'xfs']) {
+  for (const makeFile of [wholeFile, scatteredFile]) {
+    const host = makeHost(filesystem, `0 ${sectors} linear ${number} 0`)
+    await withDevices(host.path, `/dev/${raw}`, makeFile, (devices, segments) => {
+      measure(`${filesystem}, ${segments} segment${segments > 1 ? 's' : ''}`, devices)
+    })
+    host.remove()
+  }
+}
+report('io', `I/O on ${disk.title}`, [...rows.values()].flat())
