@@ -57,7 +57,8 @@ export const newRecord = (
   ...device,
 })
 
-const recordPath = (identity: string): string => join(DIRECTORY, `${identity}.json`)
+const SUFFIX = '.json'
+const recordPath = (identity: string): string => join(DIRECTORY, identity + SUFFIX)
 
 /** The record that a text is, if it is one. */
 function parseRecord(text: string): MappingRecord | undefined {
@@ -69,9 +70,9 @@ function parseRecord(text: string): MappingRecord | undefined {
 /** Every record there is, by the file that it is of. */
 export async function readRecords(): Promise<Map<string, MappingRecord>> {
   const records = new Map<string, MappingRecord>()
-  for (const { name, text } of await result(native.readFolder(DIRECTORY), DIRECTORY)) {
-    const record = name.endsWith('.json') ? parseRecord(text) : undefined
-    if (record) records.set(basename(name, '.json'), record)
+  for (const { name, text } of await result(native.readFolder(DIRECTORY, SUFFIX), DIRECTORY)) {
+    const record = parseRecord(text)
+    if (record) records.set(basename(name, SUFFIX), record)
   }
   return records
 }
@@ -140,15 +141,19 @@ export class Claim implements AsyncDisposable {
   }
 
   async #set(record: { path: string; fd: number; text: string }, text: string): Promise<void> {
-    await result(native.writeRecord(record.fd, text), record.path)
+    // Also when it fails: what is there then may be anything, and is not what was there before.
     record.text = text
+    await result(native.writeRecord(record.fd, text), record.path)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { path, fd } of this.#records.splice(0)) {
+    const released = this.#records.splice(0).map(async ({ path, fd }) => {
       await result(native.releaseRecord(fd, path), path)
       log('released %s', path)
-    }
+    })
+    // Each is let go, whatever becomes of the others.
+    await Promise.allSettled(released)
+    await Promise.all(released)
   }
 }
 
@@ -161,6 +166,6 @@ async function tryLocking(path: string): Promise<{ fd: number; text: string } | 
     if (!isSystemError(error, 'ENOENT')) throw error
     // The first mapping since the machine was started.
     await mkdir(DIRECTORY, { recursive: true, mode: 0o700 })
-    return await result(native.lockRecord(path), path)
+    return await tryLocking(path)
   }
 }

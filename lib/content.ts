@@ -1,6 +1,7 @@
 // Whether the device shows the bytes of the file: read through both, past every cache.
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
 import debug from 'debug'
-import type { BackingFile } from './backing-file.js'
 import { DmloopError, problem, type Problem } from './errors.js'
 import { native, result } from './native.js'
 import type { MapRequest } from './options.js'
@@ -59,7 +60,8 @@ function* endsOf({ offset, length }: Run): Iterable<Run> {
 
 /** A sample of a slice, each run once: an extent may be all there is. */
 function sampleOf(part: ComparedPart): Iterable<Run> {
-  return new Map([...placesOf(part)].map((run) => [run.offset, run])).values()
+  const runs = [...placesOf(part)].map((run) => [`${run.offset}:${run.length}`, run] as const)
+  return new Map(runs).values()
 }
 
 function* placesOf({ slice, facts }: ComparedPart): Iterable<Run> {
@@ -87,23 +89,6 @@ function* stepsOf(runs: Iterable<Run>): Iterable<Run[]> {
   if (step.length > 0) yield step
 }
 
-/** How often a difference is looked at before it counts: the device may be written to meanwhile. */
-const LOOKS = 3
-
-/** The first byte of the file that the device at a path shows differently; -1 when there is none. */
-async function findDifference(
-  path: string,
-  { fd }: BackingFile,
-  runs: Float64Array,
-): Promise<number> {
-  let differs = -1
-  for (let look = 0; look < LOOKS; look++) {
-    differs = await result(native.findDifference(path, fd, runs), path)
-    if (differs < 0) break
-  }
-  return differs
-}
-
 /**
  * Compares files and device. A difference is DMLOOP_CONTENT_MISMATCH, with its place in the file; none
  * is undefined. Rejects with the signal's reason when aborted.
@@ -118,12 +103,16 @@ export async function compareContent(
   const total = steps.flat(2).reduce((sum, { length }) => sum + length, 0)
   let done = 0
   let start = 0
+  await using device = await open(path, constants.O_RDONLY | constants.O_DIRECT)
   for (const [index, { slice }] of parts.entries()) {
     const { file, offset, length } = slice
     for (const step of steps[index] ?? []) {
       check.signal?.throwIfAborted()
       const runs = step.flatMap((run) => [start + run.offset - offset, run.offset, run.length])
-      const differs = await findDifference(path, file, Float64Array.from(runs))
+      const differs = await result(
+        native.findDifference(device.fd, path, file.fd, Float64Array.from(runs)),
+        file.path,
+      )
       if (differs >= 0) {
         const place = Math.floor(differs / file.blockSize) * file.blockSize
         const range = { file: file.path, offset: place, length: file.blockSize }

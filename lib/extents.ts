@@ -29,6 +29,7 @@ function extentOf(row: Float64Array, fileStart: number): Extent {
 export class ExtentTable implements Iterable<Extent> {
   readonly length: number
   readonly #parts: readonly Part[]
+  #packed: Float64Array | undefined
 
   constructor(parts: readonly Part[] = []) {
     this.#parts = parts
@@ -60,11 +61,17 @@ export class ExtentTable implements Iterable<Extent> {
 
   /** Four numbers an extent: logical, physical, length, flags. Made when it is asked for. */
   get packed(): Float64Array {
+    return (this.#packed ??= this.#pack())
+  }
+
+  #pack(): Float64Array {
     const packed = new Float64Array(this.length * COLUMNS)
     let row = 0
-    for (const { logical, physical, length, flags } of this) {
-      packed.set([logical, physical, length, flags], row)
-      row += COLUMNS
+    for (const { extents, count, fileStart } of this.#parts) {
+      packed.set(native.extentRows(extents, 0, count), row)
+      for (const end = row + count * COLUMNS; row < end; row += COLUMNS) {
+        packed[row] = (packed[row] as number) + fileStart
+      }
     }
     return packed
   }

@@ -37,8 +37,9 @@ const missing = ({ inodeFlags }: FileFacts, holds: readonly Hold[]): Hold[] =>
 const markedHolds = ({ mark }: FileFacts): Hold[] | undefined =>
   mark?.split(' ') as Hold[] | undefined
 
-/** Whether a guard of ours had changed the file when it was last looked at. */
-export const isMarked = ({ facts }: BackingFile): boolean => facts.mark !== undefined
+/** Whether a guard of ours has changed the file. */
+export const isMarked = async (file: BackingFile): Promise<boolean> =>
+  (await inspect(file)).mark !== undefined
 
 /**
  * Makes sure that nobody writes, moves or frees the file's blocks: takes a lease, which nobody gets

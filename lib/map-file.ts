@@ -82,7 +82,7 @@ async function mapLinear(
     undo.onFailure(() => claim.clear())
     for (const each of files.list) {
       // A guard that is there already may be that of another mapping.
-      if (!isMarked(each)) undo.onFailure(() => letGo(each))
+      if (!(await isMarked(each))) undo.onFailure(() => letGo(each))
       await holdStill(each, request.guard)
     }
     request.signal?.throwIfAborted()

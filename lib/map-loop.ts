@@ -133,7 +133,7 @@ async function openBacking(file: BackingFile, readOnly: boolean): Promise<FileHa
     return await open(`/proc/self/fd/${fd}`, flags)
   } catch (error) {
     if (!isSystemError(error, 'EPERM', 'EROFS', 'ETXTBSY')) throw error
-    const held = isMarked(file) ? ' (the guard of a mapping holds it: releaseFile)' : ''
+    const held = (await isMarked(file)) ? ' (the guard of a mapping holds it: releaseFile)' : ''
     const detail = `cannot be opened for writing: ${error.message}${held}`
     throw verdict('DMLOOP_READ_ONLY', { file: path }, detail)
   }

@@ -167,8 +167,8 @@ interface Addon {
   close: Call<[fd: number], void>
   /** The text of the first of some files that there is. */
   readFirst: Call<[paths: string[]], string | undefined>
-  /** The files of a folder; none when there is no folder. */
-  readFolder: Call<[path: string], { name: string; text: string }[]>
+  /** The files of a folder whose names end so; none when there is no folder. */
+  readFolder: Call<[path: string, suffix: string], { name: string; text: string }[]>
   lockRecord: Call<[path: string], { fd: number; text: string }>
   writeRecord: Call<[fd: number, text: string], void>
   releaseRecord: Call<[fd: number, path: string], void>
@@ -181,10 +181,10 @@ interface Addon {
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>
   /**
-   * The first byte of an open file that a device shows differently; -1 when there is none. Three numbers
-   * a run of bytes: offset on the device, offset in the file, length.
+   * The first byte of an open file that an open device shows differently; -1 when there is none. Three
+   * numbers a run of bytes: offset on the device, offset in the file, length.
    */
-  findDifference: Call<[device: string, file: number, runs: Float64Array], number>
+  findDifference: Call<[device: number, path: string, file: number, runs: Float64Array], number>
   dropCache: Call<[fd: number], void>
   makeBlockNode: Call<[path: string, major: number, minor: number], void>
   /** Files laid end to end on the devices at the bottom, of which those in use are listed. */

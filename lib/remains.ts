@@ -42,7 +42,7 @@ export async function clearDevices(
     }
     await removeParts(identity, record)
     if (record) await clearRecord(file, record)
-    if (isMarked(file)) await clearGuard(file)
+    if (await isMarked(file)) await clearGuard(file)
   }
   await claim.clear()
 }

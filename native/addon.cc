@@ -7,7 +7,9 @@ namespace dmloop {
 
 namespace {
 
-Napi::Object Init(Napi::Env, Napi::Object exports) {
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  // It belongs to the environment, which deletes it.
+  env.SetInstanceData(std::make_unique<HeldDescriptors>().release());
   AddFiles(exports);
   AddExtents(exports);
   AddSegments(exports);

@@ -29,9 +29,9 @@ Buffer NewBuffer() {
   return buffer;
 }
 
-Result<Nothing> ReadFully(const UniqueFd& fd, std::byte* into, uint64_t length, uint64_t offset) {
+Result<Nothing> ReadFully(int fd, std::byte* into, uint64_t length, uint64_t offset) {
   while (length > 0) {
-    const ssize_t count = pread(fd.get(), into, length, static_cast<off_t>(offset));
+    const ssize_t count = pread(fd, into, length, static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return LastFailure("pread");
     if (count == 0) return Failure{EIO, "pread"};
@@ -44,7 +44,7 @@ Result<Nothing> ReadFully(const UniqueFd& fd, std::byte* into, uint64_t length, 
 
 Result<UniqueFd> Open(const std::string& path, int flags) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
-  if (!fd.valid()) return LastFailure("open", path);
+  if (!fd.valid()) return LastFailure("open");
   return fd;
 }
 
@@ -59,33 +59,50 @@ Result<UniqueFd> OpenAgain(int file) {
   return Open(self, 0);
 }
 
+// How often a difference is looked at before it counts: the device may be written to meanwhile.
+constexpr int kLooks = 3;
+
+struct Sides {
+  int device;
+  const std::string& path;
+  int file;
+  Buffer ours = NewBuffer();
+  Buffer theirs = NewBuffer();
+};
+
+// How many bytes from the start of a chunk are the same; `size` when all are.
+Result<uint64_t> Compare(const Sides& sides, uint64_t on_device, uint64_t in_file, uint64_t size) {
+  uint64_t same = 0;
+  for (int look = 0; look < kLooks && same < size; look++) {
+    // The device first: to read it directly has the kernel write out what it has cached of it,
+    // which the file shows only then.
+    auto first = ReadFully(sides.device, sides.ours.get(), size, on_device);
+    if (!first.ok()) return Failure{first.failure().error, first.failure().syscall, sides.path};
+    auto second = ReadFully(sides.file, sides.theirs.get(), size, in_file);
+    if (!second.ok()) return second.failure();
+    const std::byte* const ours = sides.ours.get();
+    const auto differs = std::mismatch(ours, ours + size, sides.theirs.get()).first;
+    same = static_cast<uint64_t>(differs - ours);
+  }
+  return same;
+}
+
 }  // namespace
 
-Result<std::optional<uint64_t>> FindDifference(const std::string& device_path, int file_fd,
+Result<std::optional<uint64_t>> FindDifference(int device, const std::string& path, int file,
                                                std::span<const double> runs) {
-  auto device = Open(device_path, O_DIRECT);
-  if (!device.ok()) return device.failure();
-  auto file = OpenAgain(file_fd);
-  if (!file.ok()) return file.failure();
-  const Buffer ours = NewBuffer();
-  const Buffer theirs = NewBuffer();
+  auto direct = OpenAgain(file);
+  if (!direct.ok()) return direct.failure();
+  const Sides sides{device, path, direct.value().get()};
   for (; runs.size() >= kRunColumns; runs = runs.subspan(kRunColumns)) {
     const auto on_device = static_cast<uint64_t>(runs[0]);
     const auto in_file = static_cast<uint64_t>(runs[1]);
     const auto length = static_cast<uint64_t>(runs[2]);
     for (uint64_t done = 0; done < length;) {
       const uint64_t size = std::min(kChunk, length - done);
-      // The device first: to read it directly has the kernel write out what it has cached of it,
-      // which the file shows only then.
-      auto first = ReadFully(device.value(), ours.get(), size, on_device + done);
-      if (!first.ok()) return first.failure();
-      auto second = ReadFully(file.value(), theirs.get(), size, in_file + done);
-      if (!second.ok()) return second.failure();
-      const auto differs = std::mismatch(ours.get(), ours.get() + size, theirs.get()).first;
-      if (differs != ours.get() + size) {
-        return std::optional<uint64_t>(in_file + done +
-                                       static_cast<uint64_t>(differs - ours.get()));
-      }
+      auto same = Compare(sides, on_device + done, in_file + done, size);
+      if (!same.ok()) return same.failure();
+      if (same.value() < size) return std::optional<uint64_t>(in_file + done + same.value());
       done += size;
     }
   }

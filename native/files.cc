@@ -12,8 +12,8 @@ Result<Nothing> Sync(int fd) {
   return Nothing{};
 }
 
-Result<Nothing> Close(int fd) {
-  if (close(fd) < 0) return LastFailure("close");
+Result<Nothing> Close(UniqueFd fd) {
+  if (close(fd.release()) < 0) return LastFailure("close");
   return Nothing{};
 }
 

@@ -30,7 +30,9 @@ Result<Nothing> TakeLease(int fd) {
 Result<bool> EndLease(int fd) {
   // While a lease is being broken, F_GETLEASE gives what it is to become.
   const int lease = fcntl(fd, F_GETLEASE);
+  Failure unknown = LastFailure("F_GETLEASE");
   if (fcntl(fd, F_SETLEASE, F_UNLCK) < 0) return LastFailure("F_SETLEASE");
+  if (lease < 0) return unknown;
   return lease == F_RDLCK;
 }
 

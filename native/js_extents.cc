@@ -8,6 +8,9 @@ namespace dmloop {
 
 namespace {
 
+// Of an extent in plain numbers: logical, physical, length, flags.
+constexpr size_t kColumns = 4;
+
 std::optional<AddressCall> AddressCallFrom(const Napi::Value& value) {
   if (!value.IsString()) return std::nullopt;
   const std::string name = value.As<Napi::String>().Utf8Value();
@@ -82,7 +85,7 @@ Napi::Value PackExtentsJs(const Napi::CallbackInfo& info) {
   if (!rows) return Reject(info.Env(), "packExtents(rows)");
   auto extents = std::make_shared<ExtentList>();
   auto row = rows->rows();
-  for (; row.size() >= 4; row = row.subspan(4)) {
+  for (; row.size() >= kColumns; row = row.subspan(kColumns)) {
     extents->Append({static_cast<uint64_t>(row[0]), static_cast<uint64_t>(row[1]),
                      static_cast<uint64_t>(row[2]), static_cast<uint32_t>(row[3])});
   }
@@ -97,10 +100,10 @@ Napi::Value ExtentRowsJs(const Napi::CallbackInfo& info) {
   if (!extents || !first || !count) return Reject(info.Env(), "extentRows(extents, first, count)");
   const size_t from = std::min<size_t>(*first, extents->size());
   const size_t rows = std::min<size_t>(*count, extents->size() - from);
-  auto array = Napi::Float64Array::New(info.Env(), rows * 4);
+  auto array = Napi::Float64Array::New(info.Env(), rows * kColumns);
   ExtentList::Reader reader(*extents, from);
   double* row = array.Data();
-  for (size_t i = 0; i < rows; i++, row += 4) {
+  for (size_t i = 0; i < rows; i++, row += kColumns) {
     const Extent extent = *reader.Next();
     row[0] = static_cast<double>(extent.logical);
     row[1] = static_cast<double>(extent.physical);

@@ -47,8 +47,9 @@ Napi::Value OpenFileJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<OpenedFile>::Run(
       info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return OpenFile(path); },
       [](Napi::Env env, OpenedFile& opened) -> Napi::Value {
+        const double fd = HeldDescriptors::Hold(env, std::move(opened.fd));
         Napi::Object object = Napi::Object::New(env);
-        object.Set("fd", opened.fd.release());
+        object.Set("fd", fd);
         object.Set("path", opened.path);
         object.Set("look", LookValue(env, opened.look));
         return object;
@@ -80,9 +81,13 @@ Napi::Value ReadFirstJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ReadFolderJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "readFolder(path)");
+  if (!info[0].IsString() || !info[1].IsString()) {
+    return Reject(info.Env(), "readFolder(path, suffix)");
+  }
   return PromiseWorker<Folder>::Run(
-      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return ReadFolder(path); },
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(),
+       suffix = info[1].As<Napi::String>().Utf8Value()] { return ReadFolder(path, suffix); },
       [](Napi::Env env, Folder& folder) -> Napi::Value {
         Napi::Array array = Napi::Array::New(env, folder.size());
         for (uint32_t i = 0; i < folder.size(); i++) {
@@ -100,11 +105,29 @@ Napi::Value LockRecordJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<LockedRecord>::Run(
       info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return LockRecord(path); },
       [](Napi::Env env, LockedRecord& record) -> Napi::Value {
+        const double fd = HeldDescriptors::Hold(env, std::move(record.fd));
         Napi::Object object = Napi::Object::New(env);
-        object.Set("fd", record.fd.release());
+        object.Set("fd", fd);
         object.Set("text", record.text);
         return object;
       });
+}
+
+Napi::Value ReleaseRecordJs(const Napi::CallbackInfo& info) {
+  auto fd = HeldDescriptors::Take(info.Env(), info[0]);
+  if (!fd || !info[1].IsString()) return Reject(info.Env(), "releaseRecord(fd, path)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [fd, path = info[1].As<Napi::String>().Utf8Value()] {
+        return ReleaseRecord(std::move(*fd), path);
+      },
+      Undefined);
+}
+
+Napi::Value CloseJs(const Napi::CallbackInfo& info) {
+  auto fd = HeldDescriptors::Take(info.Env(), info[0]);
+  if (!fd) return Reject(info.Env(), "close(fd)");
+  return PromiseWorker<Nothing>::Run(info.Env(), [fd] { return Close(std::move(*fd)); }, Undefined);
 }
 
 // A step on an open file that takes a text.
@@ -159,16 +182,17 @@ Napi::Value EndLeaseJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
-  const auto file = SafeInteger(info[1]);
-  auto runs = PackedNumbers::From(info[2]);
-  if (!info[0].IsString() || !file || !runs) {
-    return Reject(info.Env(), "findDifference(device, file, runs)");
+  const auto device = SafeInteger(info[0]);
+  const auto file = SafeInteger(info[2]);
+  auto runs = PackedNumbers::From(info[3]);
+  if (!device || !info[1].IsString() || !file || !runs) {
+    return Reject(info.Env(), "findDifference(device, path, file, runs)");
   }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [device = info[0].As<Napi::String>().Utf8Value(), file = static_cast<int>(*file), runs] {
-        return FindDifference(device, file, runs->rows());
-      },
+      [device = static_cast<int>(*device), path = info[1].As<Napi::String>().Utf8Value(),
+       file = static_cast<int>(*file),
+       runs] { return FindDifference(device, path, file, runs->rows()); },
       NumberOrMinusOne);
 }
 
@@ -192,12 +216,12 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "lookAt", LookAtJs);
   Add(exports, "inspect", InspectJs);
   Add(exports, "sync", FileStepJs<Sync>);
-  Add(exports, "close", FileStepJs<Close>);
+  Add(exports, "close", CloseJs);
   Add(exports, "readFirst", ReadFirstJs);
   Add(exports, "readFolder", ReadFolderJs);
   Add(exports, "lockRecord", LockRecordJs);
   Add(exports, "writeRecord", FileTextStepJs<WriteRecord>);
-  Add(exports, "releaseRecord", FileTextStepJs<ReleaseRecord>);
+  Add(exports, "releaseRecord", ReleaseRecordJs);
   Add(exports, "dropCache", FileStepJs<DropCache>);
   Add(exports, "findDifference", FindDifferenceJs);
   Add(exports, "takeLease", FileStepJs<TakeLease>);

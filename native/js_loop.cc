@@ -79,7 +79,8 @@ Napi::Value LoopStatusJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value LoopListJs(const Napi::CallbackInfo& info) {
-  return PromiseWorker<std::vector<loop::Status>>::Run(info.Env(), loop::List, LoopsValue);
+  return PromiseWorker<std::vector<loop::Status>>::Run(
+      info.Env(), [] { return Result(loop::List()); }, LoopsValue);
 }
 
 Napi::Value LoopResizeJs(const Napi::CallbackInfo& info) {

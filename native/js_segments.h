@@ -14,20 +14,23 @@ class GivenSegments {
   static std::shared_ptr<const GivenSegments> From(const Napi::Value& value) {
     auto given = std::make_shared<GivenSegments>();
     given->packed_ = PackedNumbers::From(value);
-    given->source_ = HandleFrom<Layout>(value);
+    given->layout_ = HandleFrom<Layout>(value);
+    given->source_ = given->layout_;
     if (given->packed_) {
       given->source_ = std::make_shared<const PackedSegments>(given->packed_->rows());
     }
     return given->source_ ? given : nullptr;
   }
   Result<Nothing> Check(size_t device_count) const {
-    if (!packed_) return Nothing{};
-    return CheckSegments(packed_->rows(), device_count);
+    if (packed_) return CheckSegments(packed_->rows(), device_count);
+    if (layout_->devices().size() != device_count) return Failure{EINVAL, "CheckSegments"};
+    return Nothing{};
   }
   const SegmentSource& source() const { return *source_; }
 
  private:
   std::shared_ptr<PackedNumbers> packed_;
+  std::shared_ptr<const Layout> layout_;
   std::shared_ptr<const SegmentSource> source_;
 };
 

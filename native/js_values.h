@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "promise_worker.h"
 #include "result.h"
 #include "safe_integer.h"
+#include "unique_fd.h"
 
 // What the native half and JavaScript hand each other: arguments in, facts out. lib/native.ts holds
 // the types and is the only caller; what it passes has been judged already, so a wrong argument is
@@ -56,7 +58,7 @@ class PackedNumbers {
         reference_(Napi::Persistent(array.As<Napi::Object>())) {}
 
   std::span<const double> rows_;
-  // Dropped on the event loop, where the worker that holds it is deleted.
+  // Dropped on the event loop: that is where workers are deleted, and handles finalized.
   Napi::ObjectReference reference_;
 };
 
@@ -71,15 +73,19 @@ struct Handle {
 };
 
 template <typename T>
-inline Napi::Value HandleTo(Napi::Env env, std::shared_ptr<const T> value, size_t memory) {
-  // Else a garbage collector that sees only the handle would be in no hurry.
-  Napi::MemoryManagement::AdjustExternalMemory(env, static_cast<int64_t>(memory));
+Napi::Value HandleTo(Napi::Env env, std::shared_ptr<const T> value, size_t memory) {
   const auto drop = [memory](Napi::Env env, Handle* handle) {
     Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(memory));
     std::unique_ptr<Handle>{handle}.reset();
   };
   auto handle = std::make_unique<Handle>(Handle{&kKindOf<T>, std::move(value)});
-  return Napi::External<Handle>::New(env, handle.release(), drop);
+  Napi::Value external = Napi::External<Handle>::New(env, handle.get(), drop);
+  // In an environment that is being ended nothing can be made any more.
+  if (external.IsEmpty()) return external;
+  static_cast<void>(handle.release());
+  // Else a garbage collector that sees only the handle would be in no hurry.
+  Napi::MemoryManagement::AdjustExternalMemory(env, static_cast<int64_t>(memory));
+  return external;
 }
 
 template <typename T>
@@ -115,6 +121,31 @@ inline Napi::Value Strings(Napi::Env env, const std::vector<std::string>& string
   for (uint32_t i = 0; i < strings.size(); i++) array.Set(i, strings[i]);
   return array;
 }
+
+// Descriptors that JavaScript holds. It may be stopped at any moment (worker.terminate()), and what
+// it holds then is closed with its environment, as Node does with descriptors of its own.
+class HeldDescriptors {
+ public:
+  static double Hold(Napi::Env env, UniqueFd fd) {
+    const int number = fd.get();
+    if (number >= 0) env.GetInstanceData<HeldDescriptors>()->held_.emplace(number, std::move(fd));
+    return number;
+  }
+  // Nothing where JavaScript does not hold it.
+  static std::shared_ptr<UniqueFd> Take(Napi::Env env, const Napi::Value& value) {
+    const auto number = SafeInteger(value);
+    if (!number) return nullptr;
+    auto& held = env.GetInstanceData<HeldDescriptors>()->held_;
+    const auto found = held.find(static_cast<int>(*number));
+    if (found == held.end()) return nullptr;
+    auto fd = std::make_shared<UniqueFd>(std::move(found->second));
+    held.erase(found);
+    return fd;
+  }
+
+ private:
+  std::unordered_map<int, UniqueFd> held_;
+};
 
 inline Napi::Value Undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <string_view>
@@ -80,9 +81,7 @@ Result<Look> LookAt(int fd) {
   if (auto failure = ReadInto(mountinfo, "/proc/self/mountinfo")) return *failure;
   look.mounts = MountsOf(mountinfo, device);
   if (auto failure = ReadInto(look.swaps, "/proc/swaps")) return *failure;
-  auto loops = loop::List();
-  if (!loops.ok()) return loops.failure();
-  look.loops = std::move(loops.value());
+  look.loops = loop::List();
   return look;
 }
 
@@ -96,11 +95,13 @@ Result<OpenedFile> OpenFile(const std::string& path) {
   opened.look.facts.mode = kind.st_mode;
   if (!S_ISREG(kind.st_mode)) return opened;
 
-  opened.fd = UniqueFd(open(resolved.data(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-  if (!opened.fd.valid()) return LastFailure("open", opened.path);
-  auto look = LookAt(opened.fd.get());
+  UniqueFd fd(open(resolved.data(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid()) return LastFailure("open", opened.path);
+  auto look = LookAt(fd.get());
   if (!look.ok()) return look.failure();
   opened.look = std::move(look.value());
+  // Another file may have got the name between the two calls.
+  if (S_ISREG(opened.look.facts.mode)) opened.fd = std::move(fd);
   return opened;
 }
 

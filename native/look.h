@@ -42,7 +42,7 @@ struct OpenedFile {
 };
 
 // Opens a regular file for reading. Anything else is not opened, for to open a device or a pipe can
-// do something: then there is no descriptor, and of the look no more than facts.mode.
+// do something: then there is no descriptor.
 Result<OpenedFile> OpenFile(const std::string& path);
 
 }  // namespace dmloop

@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
-#include <sstream>
 
 #include "small_files.h"
 #include "unique_fd.h"
@@ -97,20 +96,15 @@ Result<Status> GetStatus(uint32_t number) {
                 NameOf(found)};
 }
 
-Result<std::vector<Status>> List() {
-  // Every disk that has a size: one line each, and its name is the last word. A loop device has one
-  // while it shows something.
-  auto partitions = ReadText("/proc/partitions");
-  if (!partitions.ok()) return partitions.failure();
-  std::istringstream lines(partitions.value().value_or(""));
+std::vector<Status> List() {
   std::vector<Status> loops;
-  for (std::string line; std::getline(lines, line);) {
-    const std::string name = line.substr(line.rfind(' ') + 1);
+  for (const std::string& name : NamesIn("/sys/block")) {
     uint32_t number = 0;
     const char* end = name.data() + name.size();
     if (!name.starts_with("loop")) continue;
-    // A partition of one is called loop0p1.
     if (std::from_chars(name.data() + 4, end, number).ptr != end) continue;
+    // A device has this folder while it shows something.
+    if (access(("/sys/block/" + name + "/loop").c_str(), F_OK) < 0) continue;
     auto status = GetStatus(number);
     if (status.ok()) loops.push_back(std::move(status.value()));
   }

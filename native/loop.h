@@ -47,7 +47,7 @@ Result<Nothing> Configure(const std::string& path, int fd, const Settings& setti
 Result<Status> GetStatus(uint32_t number);
 // Every device that shows something and says what: one that this process may not ask is not in it,
 // nor one whose file cannot be asked any more (ENOTCONN, ESTALE).
-Result<std::vector<Status>> List();
+std::vector<Status> List();
 // Each of these looks at the name first, on the descriptor that it then uses: while that is open
 // the device cannot become somebody else's. ENXIO when it shows nothing, or bears another name.
 

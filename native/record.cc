@@ -38,10 +38,9 @@ Result<Nothing> WriteRecord(int fd, const std::string& text) {
   return Nothing{};
 }
 
-Result<Nothing> ReleaseRecord(int fd, const std::string& path) {
-  const UniqueFd file(fd);
+Result<Nothing> ReleaseRecord(UniqueFd file, const std::string& path) {
   struct stat record;
-  if (fstat(fd, &record) < 0) return LastFailure("fstat", path);
+  if (fstat(file.get(), &record) < 0) return LastFailure("fstat", path);
   // If it was removed from outside, the path is the next process's.
   if (record.st_size > 0 || record.st_nlink == 0) return Nothing{};
   if (unlink(path.c_str()) < 0 && errno != ENOENT) return LastFailure("unlink", path);

@@ -20,6 +20,6 @@ Result<LockedRecord> LockRecord(const std::string& path);
 // Replaces what it says. At every moment its first line is whole, the old one or the new one.
 Result<Nothing> WriteRecord(int fd, const std::string& text);
 // Lets the lock go, and removes the record if it says nothing.
-Result<Nothing> ReleaseRecord(int fd, const std::string& path);
+Result<Nothing> ReleaseRecord(UniqueFd file, const std::string& path);
 
 }  // namespace dmloop

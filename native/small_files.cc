@@ -35,7 +35,7 @@ Result<std::string> ReadAll(const UniqueFd& file) {
 }
 
 Result<std::optional<std::string>> ReadText(const std::string& path) {
-  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file.valid()) {
     if (IsAbsent(errno)) return std::optional<std::string>();
     return LastFailure("open", path);
@@ -54,18 +54,21 @@ Result<std::optional<std::string>> ReadFirst(const std::vector<std::string>& pat
   return std::optional<std::string>();
 }
 
-Result<Folder> ReadFolder(const std::string& path) {
+std::vector<std::string> NamesIn(const std::string& path) {
   const std::unique_ptr<DIR, CloseFolder> folder(opendir(path.c_str()));
+  std::vector<std::string> names;
+  if (!folder) return names;
+  while (const struct dirent* entry = readdir(folder.get())) names.push_back(entry->d_name);
+  return names;
+}
+
+Result<Folder> ReadFolder(const std::string& path, const std::string& suffix) {
   Folder files;
-  if (!folder) {
-    if (errno == ENOENT) return files;
-    return LastFailure("opendir", path);
-  }
-  while (const struct dirent* entry = readdir(folder.get())) {
-    if (entry->d_name[0] == '.') continue;
-    auto text = ReadText(path + "/" + entry->d_name);
+  for (const std::string& name : NamesIn(path)) {
+    if (!name.ends_with(suffix)) continue;
+    auto text = ReadText(path + "/" + name);
     if (!text.ok()) return text.failure();
-    if (text.value()) files.push_back({entry->d_name, std::move(*text.value())});
+    if (text.value()) files.push_back({name, std::move(*text.value())});
   }
   return files;
 }

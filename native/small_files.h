@@ -17,9 +17,11 @@ Result<std::string> ReadAll(const UniqueFd& file);
 Result<std::optional<std::string>> ReadText(const std::string& path);
 // The text of the first of some files that there is.
 Result<std::optional<std::string>> ReadFirst(const std::vector<std::string>& paths);
-// The files of a folder with their texts; none when there is no folder. One that goes meanwhile is
-// not in it.
+// What is in a folder; nothing when it cannot be read.
+std::vector<std::string> NamesIn(const std::string& path);
+// The files of a folder whose names end so, with their texts; none when there is no folder. One
+// that goes meanwhile is not in it.
 using Folder = std::vector<std::pair<std::string, std::string>>;
-Result<Folder> ReadFolder(const std::string& path);
+Result<Folder> ReadFolder(const std::string& path, const std::string& suffix);
 
 }  // namespace dmloop

@@ -8,6 +8,7 @@ import { native } from '#lib/native.js'
 import { deviceNames, fileState, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const OK = { ok: true, problems: [] }
+const ALREADY = { reason: { code: 'DMLOOP_ALREADY_MAPPED' } }
 // With room for partitions, /dev/loop1 is 7:8.
 sh('rmmod loop; modprobe loop max_part=7; mkdir -p /run/dmloop')
 const host = makeHost('ext4', oneSegment(), { name: 'host' })
@@ -19,6 +20,26 @@ const nothingLeft = (t: Tap, also: string[] = []): void => {
   t.strictSame([deviceNames(), leftFiles(), loops()], [['host', ...also].sort(), [], ''])
 }
 type Tap = Pick<typeof t, 'strictSame'>
+
+await t.test('the first mappings since the machine was started wait for each other', async (t) => {
+  for (let round = 0; round < 5; round++) {
+    sh('rm -rf /run/dmloop')
+    const settled = await Promise.allSettled([a, a, a].map((file) => mapFile(file)))
+    const errors = settled.filter(({ status }) => status === 'rejected')
+    t.match(errors, [ALREADY, ALREADY], `round ${round}`)
+    for (const mapping of await listMappings()) await mapping.unmap()
+  }
+  nothingLeft(t)
+})
+
+await t.test('a loop device on a file that was empty shows it', async (t) => {
+  const file = path('grown')
+  sh(`: >${file}; losetup -r /dev/loop0 ${file}`)
+  randomFile(file, 1 << 20)
+  await t.rejects(mapFile(file, { guard: 'none' }), { code: 'DMLOOP_ALREADY_MAPPED' })
+  sh(`losetup -D; rm ${file}`)
+  nothingLeft(t)
+})
 
 await t.test('loop devices have the numbers that the driver gives them', async (t) => {
   const first = await mapFile(c, { backend: 'loop', readOnly: true })
