@@ -14,8 +14,8 @@ const MEBIBYTES = 800
  * As long as a command takes on the disk, and as many as it takes at once: together they allow it fewer
  * commands in a second than two emulated processors can send, so that the disk is what is waited for.
  */
-const LATENCY = 2_000_000
-const AT_ONCE = 16
+const LATENCY = 1_000_000
+const AT_ONCE = 2
 
 /** null_blk keeps what is written in memory, and a timer completes each command. */
 function nullBlk(index: number): string {

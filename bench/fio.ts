@@ -1,4 +1,5 @@
 // fio, as dm-loop's author has run it: what several devices do under one workload, in turn.
+import { cpus } from 'node:os'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { sh } from '../test/vm/lab.js'
 import { PAIRS } from './measure.js'
@@ -19,17 +20,16 @@ const JOBS = `${FOLDER}/jobs`
 const OUTPUT = `${FOLDER}/output`
 const CLOCK = `${FOLDER}/clock`
 
-/** Each job is a section; one begins when the one before it has ended. */
+/** A job, which begins when all before it have ended. */
 const section = (name: string, options: Record<string, string | number>): string =>
   [`[${name}]`, 'stonewall', ...Object.entries(options).map((pair) => pair.join('='))].join('\n')
 
-const NOTHING = { ioengine: 'null', size: '4k' }
-
-/** Writes down how long the processors have been idle by now. */
-const LOOK = section('look', { ...NOTHING, exec_prerun: `head -n1 /proc/stat | tee -a ${CLOCK}` })
-
-/** What lies between two looks besides a run: fio waits a while before it begins the next job. */
-const PAUSE = `${LOOK}\n${section('pause', NOTHING)}`
+/** Does nothing but write down how long the processors have been busy by now. */
+const LOOK = section('look', {
+  ioengine: 'null',
+  size: '4k',
+  exec_prerun: `head -n1 /proc/stat | tee -a ${CLOCK}`,
+})
 
 // Threads, and hardly any looking at the clock: what fio itself takes is the same for all devices, and
 // would bring them closer together.
@@ -38,42 +38,48 @@ const COMMON = `[global]\ndirect=1\nthread\ngroup_reporting\nnorandommap\ngtod_r
 export interface Measured {
   /** MiB/s, read and written together. */
   speed: number
-  /** The part of all processors' time in which they had nothing to do. */
+  /** The part of all processors' time in which they had nothing to do, at least. */
   idle: number
+}
+
+interface Direction {
+  /** KiB/s. */
+  bw: number
+  /** Milliseconds. */
+  runtime: number
 }
 
 interface Output {
-  jobs: { jobname: string; error: number; read: { bw: number }; write: { bw: number } }[]
+  jobs: { jobname: string; error: number; read: Direction; write: Direction }[]
 }
 
-interface Ticks {
-  idle: number
-  all: number
-}
-
-/** What passed between each look and the next one. */
-function ticksBetweenLooks(): Ticks[] {
-  const looks = readFileSync(CLOCK, 'utf8')
+/** Seconds of all processors together that were not idle, between each look and the next one. */
+function busyBetweenLooks(): number[] {
+  const busy = readFileSync(CLOCK, 'utf8')
     .trim()
     .split('\n')
-    .map((line) => line.trim().split(/\s+/).slice(1, 9).map(Number))
-  return looks.slice(1).map((look, index) => {
-    const passed = look.map((ticks, kind) => ticks - (looks[index]?.[kind] ?? NaN))
-    const [, , , idle = NaN, waiting = NaN] = passed
-    return { idle: idle + waiting, all: passed.reduce((sum, ticks) => sum + ticks, 0) }
-  })
+    .map((line) => {
+      const [user = NaN, nice = NaN, system = NaN, , , ...others] = line
+        .trim()
+        .split(/\s+/)
+        .slice(1, 9)
+        .map(Number)
+      // In hundredths, whatever the kernel's own clock is (proc(5): USER_HZ).
+      return [user, nice, system, ...others].reduce((sum, ticks) => sum + ticks, 0) / 100
+    })
+  return busy.slice(1).map((seconds, index) => seconds - (busy[index] ?? NaN))
 }
 
-/** Rounds of what each of so many runs leaves idle; every round begins with a pause, which is not theirs. */
-function idleParts(runs: number): number[][] {
-  const ticks = ticksBetweenLooks()
-  return Array.from({ length: PAIRS }, (_, round) => {
-    const [pause = { idle: NaN, all: NaN }, ...rest] = ticks.slice(
-      round * (runs + 1),
-      (round + 1) * (runs + 1),
-    )
-    return rest.map(({ idle, all }) => Math.max(0, (idle - pause.idle) / (all - pause.all)))
-  })
+/**
+ * All that was busy from look to look counts as the job's, what it takes to look as well; fio's own
+ * idling before and after the job does not.
+ */
+function measured({ read, write }: Output['jobs'][number], busy: number): Measured {
+  const seconds = Math.max(read.runtime, write.runtime) / 1000
+  return {
+    speed: (read.bw + write.bw) / 1024,
+    idle: Math.max(0, 1 - busy / (seconds * cpus().length)),
+  }
 }
 
 /** Every device in every round, and a round begins with another device each time. */
@@ -92,27 +98,25 @@ export function compare(
   rmSync(FOLDER, { recursive: true, force: true })
   sh(`mkdir ${FOLDER}; sync`)
   const rounds = turns(devices)
-  const sections = rounds.flatMap((round) => [
-    PAUSE,
-    ...round.flatMap(({ name, path }) => [
+  const sections = rounds
+    .flat()
+    .flatMap(({ name, path }) => [
       LOOK,
       section(name, { ...workload, filename: path, time_based: 1, runtime: '500ms' }),
-    ]),
-  ])
+    ])
   writeFileSync(JOBS, [COMMON, ...sections, LOOK, ''].join('\n'))
   sh(`cd ${FOLDER} && fio --output-format=json --output=${OUTPUT} ${JOBS}`)
   // What it says of the looks comes before.
   const said = readFileSync(OUTPUT, 'utf8')
   const { jobs } = JSON.parse(said.slice(said.indexOf('{'))) as Output
-  const names = devices.map(({ name }) => name)
-  const done = jobs.filter(({ jobname }) => names.includes(jobname))
-  return idleParts(devices.length).map((idle, round) =>
-    Object.fromEntries(
-      idle.map((part, index) => {
-        const job = done[round * devices.length + index]
-        if (job?.error !== 0) throw new Error(`fio failed on ${job?.jobname ?? 'a device'}`)
-        return [job.jobname, { speed: (job.read.bw + job.write.bw) / 1024, idle: part }]
-      }),
-    ),
+  const busy = busyBetweenLooks()
+  const runs = jobs
+    .filter(({ jobname }) => jobname !== 'look')
+    .map((job, index) => {
+      if (job.error !== 0) throw new Error(`fio: error ${job.error} on ${job.jobname}`)
+      return [job.jobname, measured(job, busy[index] ?? NaN)] as const
+    })
+  return rounds.map((_, round) =>
+    Object.fromEntries(runs.slice(round * devices.length, (round + 1) * devices.length)),
   )
 }

@@ -91,7 +91,7 @@ function measure(file: string, devices: readonly Device[]): void {
         'device / raw': ratios(name, 'raw'),
         'device / table': ratios(name, 'dmsetup table'),
         'device / loop, direct I/O': ratios(name, 'loop, direct I/O'),
-        'processors idle, %': Math.round(median('idle') * 100),
+        'processors idle at least, %': Math.round(median('idle') * 100),
         'dm-loop’s thread: / raw': THREAD[workload]?.[name] ?? '',
       })
     }
