@@ -50,7 +50,7 @@ export const shown = (cell: Row[string]): string =>
 
 /** What figures hold for, and how they came about. */
 export const circumstances = ({ kernel, processors, node, pairs }: Result): string =>
-  `Linux ${kernel} on ${processors}, Node.js ${node}, ${pairs} pairs each: median (range)`
+  `Linux ${kernel} on ${processors}, Node.js ${node}, ${pairs} rounds each: median (range)`
 
 /** Prints a table, and the same for whoever keeps it. */
 export function report(name: string, title: string, rows: Row[]): void {

@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
 import { fragmentedHost } from './files.js'
-import { report, type Row } from './measure.js'
+import { PAIRS, report, spread, type Row } from './measure.js'
 
 const MEBIBYTE = 1 << 20
 
@@ -30,17 +30,28 @@ async function cost<T>(work: () => Promise<T>): Promise<{ value: T; rss: number;
 const rows: Row[] = []
 for (const size of [1, 100_000, 1_000_000]) {
   const host = fragmentedHost(size)
-  const plan = await cost(() => planFile(host.file))
-  const map = await cost(() => mapFile(host.file, { name: 'bench' }))
-  const unmap = await cost(() => map.value.unmap())
-  for (const [call, { rss, late }] of Object.entries({ planFile: plan, mapFile: map, unmap })) {
+  const costs: Record<string, { rss: number[]; late: number[] }> = {}
+  const note = (call: string, { rss, late }: { rss: number; late: number }): void => {
+    const cost = (costs[call] ??= { rss: [], late: [] })
+    cost.rss.push(rss / MEBIBYTE)
+    cost.late.push(late)
+  }
+  let segments = 0
+  for (let round = 0; round < PAIRS; round++) {
+    note('planFile', await cost(() => planFile(host.file)))
+    const map = await cost(() => mapFile(host.file, { name: 'bench' }))
+    note('mapFile', map)
+    note('unmap', await cost(() => map.value.unmap()))
+    segments = map.value.segmentCount
+  }
+  for (const [call, { rss, late }] of Object.entries(costs)) {
     rows.push({
-      segments: map.value.segmentCount,
+      segments,
       call,
-      'peak RSS over idle, MiB': (rss / MEBIBYTE).toFixed(1),
-      'worst timer delay, ms': late.toFixed(1),
+      'peak RSS over idle, MiB': spread(rss),
+      'worst timer delay, ms': spread(late),
     })
   }
   host.remove()
 }
-report('memory', 'What a call costs the process (one run each)', rows)
+report('memory', 'What a call costs the process', rows)

@@ -1,7 +1,11 @@
-// docs/performance.md shows the figures that are kept.
+// The documents show the figures that are kept.
 import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { withTables } from '../../bench/tables.js'
 
-const document = readFileSync(new URL('../../../docs/performance.md', import.meta.url), 'utf8')
-t.equal(document, await withTables(document), 'npm run bench:docs changes nothing')
+for (const name of ['docs/performance.md', 'README.md']) {
+  const path = fileURLToPath(new URL(`../../../${name}`, import.meta.url))
+  const document = readFileSync(path, 'utf8')
+  t.equal(document, await withTables(path), `npm run bench:docs changes nothing in ${name}`)
+}
