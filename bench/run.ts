@@ -10,6 +10,7 @@ import { keepResult, type Result } from './results.js'
 
 /** The programs, and what they are called with. */
 const BENCHES: Record<string, string[]> = {
+  guest: ['guest'],
   plan: ['plan'],
   map: ['map'],
   memory: ['memory'],

@@ -20,10 +20,12 @@ const BATCH = 4096
 /** The extents of one of the files, which starts at that byte of all of them laid end to end. */
 type Part = Pick<ExtentFacts, 'extents' | 'count'> & { fileStart: number }
 
-function extentOf(row: Float64Array, fileStart: number): Extent {
-  const [logical = NaN, physical = NaN, length = NaN, flags = NaN] = row
-  return { logical: fileStart + logical, physical, length, flags }
-}
+const extentAt = (rows: Float64Array, row: number, fileStart: number): Extent => ({
+  logical: fileStart + (rows[row] as number),
+  physical: rows[row + 1] as number,
+  length: rows[row + 2] as number,
+  flags: rows[row + 3] as number,
+})
 
 /** Extents in the order of the file, kept in a few bytes each and made into objects one at a time. */
 export class ExtentTable implements Iterable<Extent> {
@@ -41,7 +43,7 @@ export class ExtentTable implements Iterable<Extent> {
     let first = 0
     for (const { extents, count, fileStart } of this.#parts) {
       if (index >= first && index < first + count) {
-        return extentOf(native.extentRows(extents, index - first, 1), fileStart)
+        return extentAt(native.extentRows(extents, index - first, 1), 0, fileStart)
       }
       first += count
     }
@@ -53,7 +55,7 @@ export class ExtentTable implements Iterable<Extent> {
       for (let first = 0; first < count; first += BATCH) {
         const rows = native.extentRows(extents, first, BATCH)
         for (let row = 0; row < rows.length; row += COLUMNS) {
-          yield extentOf(rows.subarray(row, row + COLUMNS), fileStart)
+          yield extentAt(rows, row, fileStart)
         }
       }
     }

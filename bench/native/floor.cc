@@ -2,8 +2,9 @@
 //
 //   floor plan FILE            reads all extents of a file, and does nothing with them
 //   floor map NAME TABLE       makes a device of a table in dmsetup's words, which is read and put
-//   into
-//                              the kernel's form before the clock starts
+//                              into the kernel's form before the clock starts
+//   floor call                 a system call that does nothing
+//   floor touch                the first write to a page of memory
 //
 // Prints milliseconds.
 #include <fcntl.h>
@@ -11,6 +12,9 @@
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdint>
@@ -31,9 +35,9 @@ using Clock = std::chrono::steady_clock;
   std::exit(1);
 }
 
-void PrintSince(Clock::time_point start) {
+void PrintSince(Clock::time_point start, double times = 1) {
   const std::chrono::duration<double, std::milli> passed = Clock::now() - start;
-  std::printf("%.6f\n", passed.count());
+  std::printf("%.6f\n", passed.count() / times);
 }
 
 int Plan(const char* path) {
@@ -119,12 +123,37 @@ int Map(const char* name, const char* path) {
   return 0;
 }
 
+int Call() {
+  constexpr int kCalls = 1000;
+  const auto start = Clock::now();
+  for (int i = 0; i < kCalls; i++) syscall(SYS_getppid);
+  PrintSince(start, kCalls);
+  return 0;
+}
+
+int Touch() {
+  constexpr size_t kPages = 1024;
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t size = kPages * page;
+  void* const memory =
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) Die("mmap");
+  const auto start = Clock::now();
+  for (size_t i = 0; i < kPages; i++) static_cast<volatile char*>(memory)[i * page] = 1;
+  PrintSince(start, kPages);
+  munmap(memory, size);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "plan" && argc == 3) return Plan(argv[2]);
   if (what == "map" && argc == 4) return Map(argv[2], argv[3]);
-  std::fprintf(stderr, "usage: floor plan FILE | floor map NAME TABLE\n");
+  if (what == "call" && argc == 2) return Call();
+  if (what == "touch" && argc == 2) return Touch();
+  std::fprintf(stderr,
+               "usage: floor plan FILE | floor map NAME TABLE | floor call | floor touch\n");
   return 2;
 }
