@@ -3,7 +3,7 @@
 import { writeFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
 import { sh } from '../test/vm/lab.js'
-import { fragmentedHost } from './files.js'
+import { fragmentedHost, sizes } from './files.js'
 import { floor, milliseconds, PAIRS, report, spread, type Row } from './measure.js'
 
 /** The extents as a table, as people write it: filefrag prints blocks of 512 bytes with -b512. */
@@ -32,7 +32,7 @@ async function ours(
 }
 
 const rows: Row[] = []
-for (const size of [1, 1000, 100_000, 500_000]) {
+for (const size of sizes(1, 1000, 100_000, 500_000)) {
   const host = fragmentedHost(size)
   const { file } = host
   const { segments } = await planFile(file)

@@ -1,7 +1,7 @@
 // What a call of planFile and mapFile costs the process besides time: memory, and the event loop's turn.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
-import { fragmentedHost } from './files.js'
+import { fragmentedHost, sizes } from './files.js'
 import { PAIRS, report, spread, type Row } from './measure.js'
 
 const MEBIBYTE = 1 << 20
@@ -28,7 +28,7 @@ async function cost<T>(work: () => Promise<T>): Promise<{ value: T; rss: number;
 }
 
 const rows: Row[] = []
-for (const size of [1, 100_000, 1_000_000]) {
+for (const size of sizes(1, 100_000, 1_000_000)) {
   const host = fragmentedHost(size)
   const costs: Record<string, { rss: number[]; late: number[] }> = {}
   const note = (call: string, { rss, late }: { rss: number; late: number }): void => {

@@ -3,12 +3,12 @@ import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { planFile } from 'dmloop'
 import { sh } from '../test/vm/lab.js'
-import { fragmentedHost } from './files.js'
+import { fragmentedHost, sizes } from './files.js'
 import { floor, milliseconds, PAIRS, report, spread, type Row } from './measure.js'
 
 const PEER = fileURLToPath(new URL('../test/vm/peer.js', import.meta.url))
 const rows: Row[] = []
-for (const size of [1, 1000, 100_000, 1_000_000]) {
+for (const size of sizes(1, 1000, 100_000, 1_000_000)) {
   const host = fragmentedHost(size)
   const { file } = host
   const extents = (await planFile(file)).extents.length
