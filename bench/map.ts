@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
 import { sh } from '../test/vm/lab.js'
 import { fragmentedHost, sizes } from './files.js'
-import { floor, milliseconds, PAIRS, report, spread, type Row } from './measure.js'
+import { floor, milliseconds, afterFork, PAIRS, report, spread, type Row } from './measure.js'
 
 /** The extents as a table, as people write it: filefrag prints blocks of 512 bytes with -b512. */
 const SCRIPT = (file: string): string =>
@@ -24,10 +24,13 @@ async function ours(
   verify: 'sample' | 'none',
 ): Promise<[map: number, unmap: number]> {
   let unmap = (): Promise<void> => Promise.resolve()
-  const map = await milliseconds(async () => {
-    const device = await mapFile(file, { name: 'bench', verify })
-    unmap = () => device.unmap()
-  })
+  const map = await afterFork(
+    async () => {
+      const device = await mapFile(file, { name: 'bench', verify })
+      unmap = () => device.unmap()
+    },
+    () => planFile(file),
+  )
   return [map, await milliseconds(unmap)]
 }
 

@@ -18,6 +18,15 @@ export async function milliseconds(work: () => unknown): Promise<number> {
   return performance.now() - start
 }
 
+/**
+ * Like `milliseconds`, after a process was started: a fork has every page of this one copied when it is written
+ * to next, so a call that `warms` it up comes first, and is not counted.
+ */
+export async function afterFork(work: () => unknown, warms: () => unknown): Promise<number> {
+  await warms()
+  return milliseconds(work)
+}
+
 /** What the C program that does the least takes, in milliseconds, without starting it. */
 export const floor = (...args: string[]): number =>
   Number(execFileSync(FLOOR, args, { encoding: 'utf8' }))

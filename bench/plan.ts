@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { planFile } from 'dmloop'
 import { sh } from '../test/vm/lab.js'
 import { fragmentedHost, sizes } from './files.js'
-import { floor, milliseconds, PAIRS, report, spread, type Row } from './measure.js'
+import { floor, milliseconds, afterFork, PAIRS, report, spread, type Row } from './measure.js'
 
 const PEER = fileURLToPath(new URL('../test/vm/peer.js', import.meta.url))
 const rows: Row[] = []
@@ -16,7 +16,10 @@ for (const size of sizes(1, 1000, 100_000, 1_000_000)) {
   const ratios = { floor: [] as number[], filefrag: [] as number[], processes: [] as number[] }
   const over: number[] = []
   for (let pair = 0; pair < PAIRS; pair++) {
-    const time = await milliseconds(() => planFile(file))
+    const time = await afterFork(
+      () => planFile(file),
+      () => planFile(file),
+    )
     const least = floor('plan', file)
     const filefrag = await milliseconds(() => sh(`filefrag -v ${file} >/dev/null`))
     const whole = await milliseconds(() =>
