@@ -7,7 +7,7 @@ import { mapFile, planFile } from 'dmloop'
 import { fragmentedFile, makeHost, sh } from '../test/vm/lab.js'
 import { DISKS } from './disks.js'
 import { compare, WORKLOADS } from './fio.js'
-import { report, spread, type Row } from './measure.js'
+import { keep, report, spread, type Row } from './measure.js'
 
 const SIZE = 128 << 20
 const FRAGMENTS = 10_000
@@ -108,13 +108,16 @@ const sectors = readFileSync(`/sys/block/${under}/size`, 'utf8').trim()
 sh(`dd if=/dev/urandom of=/dev/${raw} bs=1M count=${SIZE >> 20} oflag=direct`)
 // Else what the loop device left in the cache would be written to the disk while others are measured.
 sh('echo 0 >/proc/sys/vm/dirty_writeback_centisecs')
-for (const filesystem of ['ext4', 'xfs']) {
-  for (const makeFile of [wholeFile, scatteredFile]) {
+const title = `I/O on ${disk.title}`
+// What takes long to make comes last, and what there is by then is kept.
+for (const makeFile of [wholeFile, scatteredFile]) {
+  for (const filesystem of ['ext4', 'xfs']) {
     const host = makeHost(filesystem, `0 ${sectors} linear ${number} 0`)
     await withDevices(host.path, `/dev/${raw}`, makeFile, (devices, segments) => {
       measure(`${filesystem}, ${segments} segment${segments > 1 ? 's' : ''}`, devices)
     })
     host.remove()
+    keep('io', title, [...rows.values()].flat())
   }
 }
-report('io', `I/O on ${disk.title}`, [...rows.values()].flat())
+report('io', title, [...rows.values()].flat())

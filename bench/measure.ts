@@ -61,7 +61,16 @@ export const shown = (cell: Row[string]): string =>
 export const circumstances = ({ kernel, processors, node, pairs }: Result): string =>
   `Linux ${kernel} on ${processors}, Node.js ${node}, ${pairs} rounds each: median (range)`
 
-/** Prints a table, and the same for whoever keeps it. */
+/** Tells whoever keeps figures what they are so far. */
+export function keep(name: string, title: string, rows: Row[]): Result {
+  const processors = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`
+  const [kernel, node] = [release(), process.version]
+  const result: Result = { name, title, kernel, processors, node, pairs: PAIRS, rows }
+  console.log(`${RESULT}${JSON.stringify(result)}`)
+  return result
+}
+
+/** Prints a table, and has it kept. */
 export function report(name: string, title: string, rows: Row[]): void {
   const [first] = rows
   if (!first) return
@@ -72,10 +81,6 @@ export function report(name: string, title: string, rows: Row[]): void {
   )
   const padded = (line: readonly string[]): string =>
     line.map((cell, column) => cell.padStart(widths[column] ?? 0)).join('  ')
-  const processors = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`
-  const [kernel, node] = [release(), process.version]
-  const result: Result = { name, title, kernel, processors, node, pairs: PAIRS, rows }
-  console.log(`\n${title}\n${circumstances(result)}\n`)
+  console.log(`\n${title}\n${circumstances(keep(name, title, rows))}\n`)
   console.log([header, ...cells].map(padded).join('\n'))
-  console.log(`${RESULT}${JSON.stringify(result)}`)
 }
