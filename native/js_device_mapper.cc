@@ -106,22 +106,21 @@ Napi::Value DmRemoveJs(const Napi::CallbackInfo& info) {
       DeviceValue);
 }
 
+Napi::Object OtherObject(Napi::Env env, const dm::Table::Other& other) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("start", static_cast<double>(other.start));
+  object.Set("length", static_cast<double>(other.length));
+  object.Set("target", other.target);
+  object.Set("parameters", other.parameters);
+  return object;
+}
+
 Napi::Value TableValue(Napi::Env env, dm::Table& table) {
-  Napi::Array others = Napi::Array::New(env, table.others.size());
-  for (uint32_t i = 0; i < table.others.size(); i++) {
-    const auto& other = table.others[i];
-    Napi::Object object = Napi::Object::New(env);
-    object.Set("start", static_cast<double>(other.start));
-    object.Set("length", static_cast<double>(other.length));
-    object.Set("target", other.target);
-    object.Set("parameters", other.parameters);
-    others.Set(i, object);
-  }
   Napi::Object object = Napi::Object::New(env);
   object.Set("rows", PackedArray(env, table.rows));
   object.Set("stripes", PackedArray(env, table.stripes));
   object.Set("devices", Strings(env, table.devices));
-  object.Set("others", others);
+  object.Set("others", ArrayOf(env, table.others, OtherObject));
   object.Set("device", DeviceObject(env, table.device));
   return object;
 }
@@ -143,9 +142,7 @@ Napi::Value DmStackJs(const Napi::CallbackInfo& info) {
       info.Env(),
       [device = info[0].As<Napi::String>().Utf8Value()] { return dm::GetStack(device); },
       [](Napi::Env env, std::vector<dm::Table>& tables) -> Napi::Value {
-        Napi::Array array = Napi::Array::New(env, tables.size());
-        for (uint32_t i = 0; i < tables.size(); i++) array.Set(i, TableValue(env, tables[i]));
-        return array;
+        return ArrayOf(env, tables, TableValue);
       });
 }
 
@@ -160,9 +157,7 @@ Napi::Value DmDependenciesJs(const Napi::CallbackInfo& info) {
 Napi::Value DmListJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<std::vector<dm::Device>>::Run(
       info.Env(), dm::List, [](Napi::Env env, std::vector<dm::Device>& devices) -> Napi::Value {
-        Napi::Array array = Napi::Array::New(env, devices.size());
-        for (uint32_t i = 0; i < devices.size(); i++) array.Set(i, DeviceObject(env, devices[i]));
-        return array;
+        return ArrayOf(env, devices, DeviceObject);
       });
 }
 

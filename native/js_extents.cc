@@ -27,21 +27,21 @@ Napi::Object RangesObject(Napi::Env env, const Ranges& ranges) {
   return object;
 }
 
+Napi::Object FlaggedObject(Napi::Env env, const std::pair<uint32_t, Ranges>& flagged) {
+  const auto& [flags, ranges] = flagged;
+  Napi::Object object = RangesObject(env, ranges);
+  object.Set("flags", flags);
+  return object;
+}
+
 Napi::Value ExtentMapValue(Napi::Env env, ExtentMap& map) {
-  Napi::Array flagged = Napi::Array::New(env, map.flagged.size());
-  for (uint32_t i = 0; i < map.flagged.size(); i++) {
-    const auto& [flags, ranges] = map.flagged[i];
-    Napi::Object object = RangesObject(env, ranges);
-    object.Set("flags", flags);
-    flagged.Set(i, object);
-  }
   auto extents = std::make_shared<const ExtentList>(std::move(map.extents));
   Napi::Object object = Napi::Object::New(env);
   object.Set("count", static_cast<double>(extents->size()));
   object.Set("extents", HandleTo(env, extents, extents->memory()));
   object.Set("holes", RangesObject(env, map.holes));
   object.Set("unaligned", RangesObject(env, map.unaligned));
-  object.Set("flagged", flagged);
+  object.Set("flagged", ArrayOf(env, map.flagged, FlaggedObject));
   return object;
 }
 

@@ -80,6 +80,13 @@ Napi::Value ReadFirstJs(const Napi::CallbackInfo& info) {
       });
 }
 
+Napi::Object FileObject(Napi::Env env, const Folder::value_type& file) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("name", file.first);
+  object.Set("text", file.second);
+  return object;
+}
+
 Napi::Value ReadFolderJs(const Napi::CallbackInfo& info) {
   if (!info[0].IsString() || !info[1].IsString()) {
     return Reject(info.Env(), "readFolder(path, suffix)");
@@ -89,14 +96,7 @@ Napi::Value ReadFolderJs(const Napi::CallbackInfo& info) {
       [path = info[0].As<Napi::String>().Utf8Value(),
        suffix = info[1].As<Napi::String>().Utf8Value()] { return ReadFolder(path, suffix); },
       [](Napi::Env env, Folder& folder) -> Napi::Value {
-        Napi::Array array = Napi::Array::New(env, folder.size());
-        for (uint32_t i = 0; i < folder.size(); i++) {
-          Napi::Object object = Napi::Object::New(env);
-          object.Set("name", folder[i].first);
-          object.Set("text", folder[i].second);
-          array.Set(i, object);
-        }
-        return array;
+        return ArrayOf(env, folder, FileObject);
       });
 }
 

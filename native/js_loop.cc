@@ -24,9 +24,7 @@ Napi::Value LoopValue(Napi::Env env, loop::Status& status) {
 }  // namespace
 
 Napi::Value LoopsValue(Napi::Env env, std::vector<loop::Status>& loops) {
-  Napi::Array array = Napi::Array::New(env, loops.size());
-  for (uint32_t i = 0; i < loops.size(); i++) array.Set(i, LoopValue(env, loops[i]));
-  return array;
+  return ArrayOf(env, loops, LoopValue);
 }
 
 namespace {

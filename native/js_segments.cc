@@ -102,14 +102,11 @@ Napi::Value LayOutJs(const Napi::CallbackInfo& info) {
       info.Env(),
       [parts = std::move(parts), packed = std::move(packed)] { return LayOut(parts, packed); },
       [](Napi::Env env, std::shared_ptr<const Layout>& layout) -> Napi::Value {
-        Napi::Array devices = Napi::Array::New(env, layout->devices().size());
-        for (uint32_t i = 0; i < layout->devices().size(); i++) {
-          devices.Set(i, layout->devices()[i]);
-        }
         Napi::Object object = Napi::Object::New(env);
         object.Set("count", static_cast<double>(layout->size()));
         object.Set("segments", HandleTo(env, layout, 0));
-        object.Set("devices", devices);
+        object.Set("devices", ArrayOf(env, layout->devices(),
+                                      [](Napi::Env, int32_t device) { return device; }));
         return object;
       });
 }

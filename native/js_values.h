@@ -116,10 +116,17 @@ inline std::optional<std::vector<std::string>> StringsFrom(const Napi::Value& va
   return strings;
 }
 
-inline Napi::Value Strings(Napi::Env env, const std::vector<std::string>& strings) {
-  Napi::Array array = Napi::Array::New(env, strings.size());
-  for (uint32_t i = 0; i < strings.size(); i++) array.Set(i, strings[i]);
+// A JavaScript array of what each item comes to.
+template <typename Items, typename Convert>
+Napi::Array ArrayOf(Napi::Env env, Items& items, Convert convert) {
+  Napi::Array array = Napi::Array::New(env, items.size());
+  uint32_t index = 0;
+  for (auto& item : items) array.Set(index++, convert(env, item));
   return array;
+}
+
+inline Napi::Value Strings(Napi::Env env, const std::vector<std::string>& strings) {
+  return ArrayOf(env, strings, [](Napi::Env, const std::string& text) { return text; });
 }
 
 // Descriptors that JavaScript holds. It may be stopped at any moment (worker.terminate()), and what
