@@ -1,13 +1,19 @@
 // User-Mode Linux: a kernel with one processor that runs as a process of this machine.
 import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import type { Kernel } from './kernel.js'
 import { programCommand } from './packages.js'
+
+/** For processors with more registers than this kernel knows of; see vm/xstate.cc. */
+const XSTATE = fileURLToPath(new URL('../../build/Release/uml-xstate.so', import.meta.url))
 
 export const uml: Kernel = {
   programs: { 'linux.uml': 'user-mode-linux' },
   command: ({ options, layer, directory, parameters }) => {
     const kernel = programCommand('linux.uml', layer)
     return [
+      'env',
+      `LD_PRELOAD=${XSTATE}`,
       ...kernel,
       `mem=${options.memory}`,
       'root=/dev/root',
