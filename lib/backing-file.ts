@@ -2,10 +2,11 @@
 import debug from 'debug'
 import { isSystemError, verdict } from './errors.js'
 import { filesystemOf, type Filesystem } from './filesystems.js'
-import { native, result, type FileFacts, type Look } from './native.js'
+import { native, result, type FileFacts, type Look, type OpenedFile } from './native.js'
 import { FILESYSTEMS, type AddressCall } from './policy.js'
 import { deviceName } from './sysfs.js'
 import { usesOf, type Uses } from './uses.js'
+import { poll, type Patience } from './wait.js'
 
 const log = debug('dmloop:backing-file')
 
@@ -13,7 +14,7 @@ export class BackingFile {
   /** The path without symbolic links. */
   readonly path: string
   readonly fd: number
-  /** What the file is, whatever it is called: its filesystem's device, and its place there. */
+  /** What the file is, whatever it is called: its filesystem's device, and what it is known by there. */
   identity = ''
   uses: Uses = { swap: false, loops: [] }
   #look: Look
@@ -31,8 +32,20 @@ export class BackingFile {
    * with the system's error where there is no file or no permission.
    */
   static async open(file: string): Promise<BackingFile> {
-    const { fd, path, look } = await result(native.openFile(file), file)
-    if (fd < 0) throw verdict('DMLOOP_NOT_REGULAR_FILE', { file: path })
+    const opened = await result(native.openFile(file), file)
+    if (opened.fd < 0) throw verdict('DMLOOP_NOT_REGULAR_FILE', { file: opened.path })
+    return await BackingFile.#of(opened)
+  }
+
+  /**
+   * Opens a file by its handle, on the filesystem of a device, through any mount that there is. Rejects
+   * with ESTALE when the filesystem has no such file, and with ENODEV when it is mounted nowhere.
+   */
+  static async openHandle(major: number, minor: number, handle: string): Promise<BackingFile> {
+    return await BackingFile.#of(await result(native.openFileByHandle(major, minor, handle)))
+  }
+
+  static async #of({ fd, path, look }: OpenedFile): Promise<BackingFile> {
     const backing = new BackingFile(path, fd, look)
     try {
       await backing.#identify()
@@ -87,12 +100,16 @@ export class BackingFile {
   }
 
   /**
-   * The inode number; but vfat has no inodes and makes numbers up whenever it reads a file's entry anew
-   * (iunique() in fs/fat/inode.c): there a file is known by where its first byte lies.
+   * What its filesystem knows the file by: its handle, which has a number for each file that ever had the
+   * inode. But vfat has no inodes and makes numbers up whenever it reads a file's entry anew (iunique() in
+   * fs/fat/inode.c): there a file is known by where its first byte is stored. On a filesystem that
+   * is known for nothing but loop devices, which hold the file themselves, the inode number will do.
    */
   async #place(): Promise<string> {
-    const { inode, size } = this.facts
-    if (this.addressCall !== 'FIBMAP' || size === 0) return inode
+    const { inode, size, handle } = this.facts
+    const known = FILESYSTEMS[this.filesystem.name]?.addresses
+    if (known === 'FIEMAP' && handle !== undefined) return `h${handle}`
+    if (known !== 'FIBMAP' || size === 0) return `i${inode}`
     try {
       const { extents } = await result(
         native.walkExtents(this.fd, this.addressCall, 0, 1, 1),
@@ -102,7 +119,7 @@ export class BackingFile {
     } catch (error) {
       // FIBMAP is for root (CAP_SYS_RAWIO). Who may not ask may not map either, but may plan a loop device.
       if (!isSystemError(error, 'EPERM')) throw error
-      return inode
+      return `i${inode}`
     }
   }
 
@@ -113,6 +130,28 @@ export class BackingFile {
   async settle(): Promise<void> {
     await result(native.sync(this.fd), this.path)
     await this.look()
+  }
+
+  /**
+   * Keeps every other process from mapping or unmapping the file, until it is closed, wherever that process
+   * has its /run. Rejects with DMLOOP_TIMEOUT when another one has it locked for so long.
+   */
+  async lock(patience: Patience): Promise<void> {
+    const { fd, path } = this
+    const locked = await poll(async () => {
+      try {
+        await result(native.lockFile(fd), path)
+        return true
+      } catch (error) {
+        if (isSystemError(error, 'EAGAIN')) return undefined
+        // A filesystem without such locks, or over a network, whose server wants a writer.
+        if (isSystemError(error, 'EBADF', 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP')) return true
+        throw error
+      }
+    }, patience)
+    if (locked) return
+    const detail = `was locked (flock) by another process for ${patience.timeout} ms`
+    throw verdict('DMLOOP_TIMEOUT', { file: path }, detail)
   }
 
   /** Looks at the file again. Rejects with DMLOOP_FILE_CHANGED when it is another by now. */
@@ -130,12 +169,16 @@ export class BackingFile {
   }
 }
 
-/** Several files, opened all or none. */
+/** Several files, in the order of the device. */
 export class BackingFiles implements AsyncDisposable {
   readonly list: readonly BackingFile[]
 
-  private constructor(list: readonly BackingFile[]) {
+  constructor(list: readonly BackingFile[]) {
     this.list = list
+  }
+
+  get identities(): string[] {
+    return this.list.map(({ identity }) => identity)
   }
 
   static async open(files: readonly string[]): Promise<BackingFiles> {
@@ -147,6 +190,13 @@ export class BackingFiles implements AsyncDisposable {
       await new BackingFiles(opened)[Symbol.asyncDispose]()
       throw error
     }
+  }
+
+  /** See `BackingFile.lock`; in one order for everyone, so that two processes cannot wait for each other. */
+  async lock(patience: Patience): Promise<void> {
+    // A file that is named twice is locked once: two descriptors of one process exclude each other, too.
+    const files = new Map(this.list.map((file) => [file.identity, file]))
+    for (const identity of [...files.keys()].sort()) await files.get(identity)?.lock(patience)
   }
 
   async settle(): Promise<void> {

@@ -1,9 +1,10 @@
 // The claim on a file: one process at a time maps or unmaps it, and the record of its mapping.
-import { randomUUID } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { mkdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import debug from 'debug'
-import { isSystemError, verdict, type Problem } from './errors.js'
+import { BackingFiles } from './backing-file.js'
+import { DmloopError, isSystemError, verdict, type Problem } from './errors.js'
 import { native, result } from './native.js'
 import type { Backend } from './policy.js'
 import type { DeviceNode } from './udev.js'
@@ -32,6 +33,8 @@ export interface MappingRecord {
   readOnly: boolean
   holes: 'reject' | 'zero'
   guard: 'immutable' | 'none'
+  /** Which of the identities are of files that bear the mark of this mapping's guard. */
+  marked: string[]
   backend: Backend
   /** The loop devices: /dev/loopN, and the name that each bears; several are joined by the device. */
   loops: { number: number; name: string }[]
@@ -39,16 +42,20 @@ export interface MappingRecord {
   fallback: Problem[]
 }
 
+/** Tells a mapping from every other; short, because the mark of the file has it too. */
+export const newId = (): string => randomBytes(6).toString('base64url')
+
 /** A record of a new mapping of these files. */
 export const newRecord = (
+  id: string,
   files: readonly { path: string; identity: string }[],
   { offset, readOnly, holes }: Pick<MappingRecord, 'offset' | 'readOnly' | 'holes'>,
   device: Pick<
     MappingRecord,
-    'uuid' | 'node' | 'length' | 'guard' | 'backend' | 'loops' | 'fallback'
+    'uuid' | 'node' | 'length' | 'guard' | 'marked' | 'backend' | 'loops' | 'fallback'
   >,
 ): MappingRecord => ({
-  id: randomUUID(),
+  id,
   files: files.map(({ path }) => path),
   identities: files.map(({ identity }) => identity),
   offset,
@@ -60,11 +67,34 @@ export const newRecord = (
 const SUFFIX = '.json'
 const recordPath = (identity: string): string => join(DIRECTORY, identity + SUFFIX)
 
-/** The record that a text is, if it is one. */
+/** The record that a text is, if it is one: what is no record of this version says nothing. */
 function parseRecord(text: string): MappingRecord | undefined {
   const [line = '', ...rest] = text.split('\n')
   // A claim without a mapping is an empty file; a line without an end is being written.
-  return rest.length === 0 ? undefined : (JSON.parse(line) as MappingRecord)
+  if (rest.length === 0) return undefined
+  try {
+    const record: unknown = JSON.parse(line)
+    return isRecord(record) ? record : undefined
+  } catch (error) {
+    log('not a record: %o', error)
+    return undefined
+  }
+}
+
+const isTexts = (value: unknown): boolean =>
+  Array.isArray(value) && value.every((each) => typeof each === 'string')
+
+function isRecord(value: unknown): value is MappingRecord {
+  if (typeof value !== 'object' || value === null) return false
+  const { id, uuid, node, files, identities, marked, offset, length, backend, loops, fallback } =
+    value as Partial<Record<keyof MappingRecord, unknown>>
+  return (
+    [id, uuid, backend].every((each) => typeof each === 'string') &&
+    [offset, length].every(Number.isSafeInteger) &&
+    [files, identities, marked].every(isTexts) &&
+    [loops, fallback].every(Array.isArray) &&
+    typeof (node as Partial<DeviceNode> | null)?.name === 'string'
+  )
 }
 
 /** Every record there is, by the file that it is of. */
@@ -154,6 +184,50 @@ export class Claim implements AsyncDisposable {
     // Each is let go, whatever becomes of the others.
     await Promise.allSettled(released)
     await Promise.all(released)
+  }
+}
+
+/**
+ * Opens files and claims them, also against processes with another /run. While another process has them they
+ * are closed again, for who maps a file of f2fs must be the only one who has it open. Rejects with
+ * DMLOOP_TIMEOUT.
+ */
+export async function openClaimed(
+  paths: readonly string[],
+  patience: Patience,
+): Promise<{ files: BackingFiles; claim: Claim }> {
+  let busy: unknown
+  const opened = await poll(async () => {
+    try {
+      return await tryOpenClaimed(paths)
+    } catch (error) {
+      if (!(error instanceof DmloopError) || error.code !== 'DMLOOP_TIMEOUT') throw error
+      busy = error
+      return undefined
+    }
+  }, patience)
+  if (opened) return opened
+  const detail = `was in use by another process that maps or unmaps it for ${patience.timeout} ms`
+  const error = verdict('DMLOOP_TIMEOUT', { file: paths[0] }, detail)
+  error.cause = busy
+  throw error
+}
+
+const AT_ONCE: Patience = { timeout: 0, signal: undefined }
+
+async function tryOpenClaimed(
+  paths: readonly string[],
+): Promise<{ files: BackingFiles; claim: Claim }> {
+  const files = await BackingFiles.open(paths)
+  let claim: Claim | undefined
+  try {
+    claim = await Claim.take(files.identities, AT_ONCE)
+    await files.lock(AT_ONCE)
+    return { files, claim }
+  } catch (error) {
+    await claim?.[Symbol.asyncDispose]()
+    await files[Symbol.asyncDispose]()
+    throw error
   }
 }
 

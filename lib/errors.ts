@@ -1,3 +1,4 @@
+import { constants } from 'node:os'
 import { getSystemErrorName } from 'node:util'
 import { POLICY, type DmloopCode } from './policy.js'
 
@@ -73,12 +74,18 @@ export interface SystemError extends Error {
   path?: string
 }
 
+/** The name of a negative errno. libuv has none for some, ESTALE among them. */
+function errorName(errno: number): string {
+  const known = Object.entries(constants.errno).find(([, value]) => value === -errno)
+  return known?.[0] ?? getSystemErrorName(errno)
+}
+
 export function systemError(
   failure: { errno: number; syscall: string },
   path?: string,
 ): SystemError {
   const { errno, syscall } = failure
-  const code = getSystemErrorName(errno)
+  const code = errorName(errno)
   const message = `${code}: ${syscall}${path === undefined ? '' : ` '${path}'`}`
   return Object.assign(
     new Error(message),

@@ -14,13 +14,13 @@ import debug from 'debug'
 import { isReadOnly } from './device-stack.js'
 import { problem, verdict, type FileRange, type Problem } from './errors.js'
 import { judgeGuard } from './guard.js'
-import { MappedDevice, openRecorded } from './mapped-device.js'
+import { isOf, MappedDevice } from './mapped-device.js'
+import { MappedFiles, recordWithout } from './mapped-files.js'
 import { identityOf } from './names.js'
 import type { DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
 import { drawPlan, type DrawnPlan } from './plan-file.js'
 import { loadProven } from './proof.js'
-import { finish } from './remains.js'
 import { SECTOR } from './segments.js'
 import { deviceName, deviceSize } from './sysfs.js'
 import { nodePath } from './udev.js'
@@ -42,7 +42,7 @@ export class LinearDevice extends MappedDevice {
   static async of(device: DmDevice): Promise<LinearDevice> {
     await repairNode(device)
     const record = await readRecord(identityOf(device.uuid) ?? '')
-    const known = record?.uuid === device.uuid ? record : undefined
+    const known = record?.uuid === device.uuid ? record : await recordWithout(device)
     const size = await deviceSize(deviceName(device.major, device.minor))
     return new LinearDevice(device, known, size)
   }
@@ -52,12 +52,14 @@ export class LinearDevice extends MappedDevice {
   }
 
   protected async deviations({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
+    const device = await this.#live()
     const record = await this.currentRecord()
-    await using files = await openRecorded(record)
+    await using found = await MappedFiles.find(record)
+    const files = found.assertFound()
     const drawn = await drawPlan(files.list, record)
     const problems = [...drawn.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
-    const live = await liveTable(this.#device)
+    const live = await liveTable(device)
     if (drawn.plan.problems.length === 0) {
       const sector = await drawn.plan.segments.firstDifference(live)
       if (sector !== undefined) {
@@ -65,10 +67,25 @@ export class LinearDevice extends MappedDevice {
       }
     }
     if (problems.length === 0 && mode !== 'none') {
-      const found = await compareContent(drawn.parts, this.path, { mode, ...request })
+      const found = await compareContent(drawn.parts, nodePath(device.name), { mode, ...request })
       if (found) problems.push(found)
     }
     return problems
+  }
+
+  /** The device as it is now: dmsetup may have renamed it. Rejects with DMLOOP_NOT_MAPPED when it is gone. */
+  async #live(): Promise<DmDevice> {
+    const device = await findDevice({ uuid: this.uuid })
+    if (device?.minor === this.minor) return device
+    throw verdict(
+      'DMLOOP_NOT_MAPPED',
+      { file: this.files[0] ?? this.path },
+      'is not mapped any more',
+    )
+  }
+
+  protected override async recall(): Promise<MappingRecord> {
+    return await recordWithout(await this.#live())
   }
 
   async extend(): Promise<void> {
@@ -76,13 +93,16 @@ export class LinearDevice extends MappedDevice {
     const { identities } = await this.currentRecord()
     await using claim = await Claim.take(identities, patience)
     const record = await this.currentRecord()
-    await using files = await openRecorded(record)
+    await using found = await MappedFiles.find(record)
+    const files = found.assertFound()
+    await files.lock(patience)
     await files.settle()
     const drawn = await drawPlan(files.list, { ...record, length: undefined })
     const { plan } = drawn
     plan.assertMappable()
 
-    const live = await liveTable(this.#device)
+    const device = await this.#live()
+    const live = await liveTable(device)
     const difference = await plan.segments.firstDifference(live)
     if (difference !== undefined && difference < live.sectors) {
       throw verdict('DMLOOP_FILE_CHANGED', rangeAt(drawn, difference))
@@ -90,10 +110,10 @@ export class LinearDevice extends MappedDevice {
     const grown = { ...record, length: plan.size }
     if (difference !== undefined) {
       try {
-        await loadProven(this.#device, drawn)
-        this.#device = await resumeDevice(this.#device, patience.timeout)
+        await loadProven(device, drawn)
+        this.#device = await resumeDevice(device, patience.timeout)
       } catch (error) {
-        await clearTable(this.#device).catch((failure: unknown) => log('clearing: %o', failure))
+        await clearTable(device).catch((failure: unknown) => log('clearing: %o', failure))
         throw error
       }
     }
@@ -101,20 +121,33 @@ export class LinearDevice extends MappedDevice {
     this.grown(grown)
   }
 
-  protected async remove(request: UnmapRequest): Promise<void> {
+  protected async isThere(): Promise<boolean> {
+    return (await findDevice({ uuid: this.uuid }))?.minor === this.minor
+  }
+
+  protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
     const identity = identityOf(this.uuid) ?? ''
     await using claim = await Claim.take(this.record?.identities ?? [identity], request)
-    const record = claim.recordOf(identity)
+    const claimed = claim.recordOf(identity)
     // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
-    if (this.record && record && record.id !== this.record.id) return
+    if (this.record && claimed && !isOf(claimed, this.record)) return 'removed'
     const found = await findDevice({ uuid: this.uuid })
-    if (found && found.minor !== this.minor) return
-    // What is deferred is finished by whoever looks next; see `sweep`.
-    if (found && (await removeDevice(found, request)) === 'deferred') return
-    if (!found && record) await removeLeftNode(record.node)
-    if (!record) return
-    await finish(record)
+    if (found && found.minor !== this.minor) return 'removed'
+    const record = claimed ?? this.record ?? (found && (await recordWithout(found)))
+    if (!record) return 'removed'
+    await using files = await MappedFiles.find(record)
+    await files.lock(request)
+    if (found && (await removeDevice(found, request)) === 'deferred') return 'deferred'
+    if (!found) await removeLeftNode(record.node)
+    try {
+      await files.finish()
+    } catch (error) {
+      // What is left to do is kept for the next call, of whatever process.
+      if (!claimed) await claim.write(record)
+      throw error
+    }
     await claim.clearOf(record)
+    return 'removed'
   }
 }
 

@@ -3,18 +3,26 @@
 import type { BackingFiles } from './backing-file.js'
 import { Claim, readRecord, type MappingRecord } from './claim.js'
 import { compareContent, wholly } from './content.js'
-import { findDevice, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
+import { findDevice, liveTable, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
 import { problem, verdict, type Problem } from './errors.js'
-import { findNamedLoop, hasDirectIo, isReadOnlyLoop, removeLoop, type Loop } from './loop.js'
-import { MappedDevice, openRecorded, type DeviceFacts } from './mapped-device.js'
-import { identityOf } from './names.js'
+import {
+  findLoop,
+  findNamedLoop,
+  hasDirectIo,
+  isReadOnlyLoop,
+  loopNumber,
+  removeLoop,
+  type Loop,
+} from './loop.js'
+import { isOf, MappedDevice, type DeviceFacts } from './mapped-device.js'
+import { MappedFiles } from './mapped-files.js'
+import { identityOf, partIdentityOf } from './names.js'
 import { native, result, type DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
 import { planLoop } from './plan-file.js'
 import { sliceFiles, type FileSlice } from './range.js'
-import { finish } from './remains.js'
 import { SECTOR, SegmentTable } from './segments.js'
-import { deviceName, deviceSize } from './sysfs.js'
+import { deviceName, deviceSize, kernelName } from './sysfs.js'
 import { nodePath } from './udev.js'
 import { isSame } from './uses.js'
 import { poll } from './wait.js'
@@ -56,13 +64,16 @@ export class LoopDevice extends MappedDevice {
     return new LoopDevice({ loops: [loop], top: undefined }, known, size)
   }
 
-  /** The mapping of several files that a device of ours joins. */
-  static async joined(top: DmDevice, record: MappingRecord): Promise<LoopDevice> {
-    const loops: Loop[] = []
-    for (const recorded of record.loops) {
-      const loop = await findNamedLoop(recorded)
-      if (loop) loops.push(loop)
-    }
+  /**
+   * The mapping of several files that a device of ours joins, if it is one: it is made of loop devices that
+   * bear the names of parts.
+   */
+  static async joined(
+    top: DmDevice,
+    record: MappingRecord | undefined,
+  ): Promise<LoopDevice | undefined> {
+    const loops = await partsOf(top)
+    if (loops.length === 0) return undefined
     const size = await deviceSize(deviceName(top.major, top.minor))
     return new LoopDevice({ loops, top }, record, size)
   }
@@ -73,7 +84,8 @@ export class LoopDevice extends MappedDevice {
 
   protected async deviations({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
     const record = await this.currentRecord()
-    await using files = await openRecorded(record)
+    await using found = await MappedFiles.find(record)
+    const files = found.assertFound()
     this.#forgetOwn(files)
     const { problems } = planLoop(files.list, record)
     const { slices } = sliceFiles(files.list, record)
@@ -103,7 +115,9 @@ export class LoopDevice extends MappedDevice {
     const { identities } = await this.currentRecord()
     await using claim = await Claim.take(identities, patience)
     const record = await this.currentRecord()
-    await using files = await openRecorded(record)
+    await using found = await MappedFiles.find(record)
+    const files = found.assertFound()
+    await files.lock(patience)
     await files.settle()
     this.#forgetOwn(files)
     const request = { ...record, length: undefined }
@@ -131,23 +145,43 @@ export class LoopDevice extends MappedDevice {
     this.grown(grown)
   }
 
-  protected async remove(request: UnmapRequest): Promise<void> {
+  protected async isThere(): Promise<boolean> {
+    const { loops, top } = this.#stack
+    if (top) return (await findDevice({ uuid: this.uuid }))?.minor === this.minor
+    const found = await Promise.all(loops.map(findNamedLoop))
+    return found.some((loop) => loop !== undefined)
+  }
+
+  protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
     const identity = identityOf(this.uuid) ?? ''
     const { loops, top } = this.#stack
     await using claim = await Claim.take(this.record?.identities ?? [identity], request)
     const record = claim.recordOf(identity)
     // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
-    if (this.record && record && record.id !== this.record.id) return
+    if (this.record && record && !isOf(record, this.record)) return 'removed'
     const found = top && (await findDevice({ uuid: this.uuid }))
-    if (found && found.minor === this.minor) await removeDevice(found, request)
     const outcomes = []
+    if (found && found.minor === this.minor) outcomes.push(await removeDevice(found, request))
     for (const loop of loops) outcomes.push(await removeLoop(loop, request))
-    // What is deferred is finished by whoever looks next; see `sweep`.
-    if (outcomes.includes('deferred')) return
-    if (!record) return
-    await finish(record)
+    if (outcomes.includes('deferred')) return 'deferred'
+    if (!record) return 'removed'
+    await using files = await MappedFiles.find(record)
+    await files.finish()
     await claim.clearOf(record)
+    return 'removed'
   }
+}
+
+/** The loop devices that a device of ours joins, in its order. */
+async function partsOf(top: DmDevice): Promise<Loop[]> {
+  const { devices } = await liveTable(top)
+  const loops: Loop[] = []
+  for (const device of devices) {
+    const number = loopNumber(await kernelName(device))
+    const loop = number === undefined ? undefined : await findLoop(number)
+    if (loop && partIdentityOf(loop.name) !== undefined) loops.push(loop)
+  }
+  return loops
 }
 
 const EAGAIN = 11

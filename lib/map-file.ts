@@ -1,6 +1,6 @@
 import debug from 'debug'
-import { BackingFiles, type BackingFile } from './backing-file.js'
-import { Claim, newRecord } from './claim.js'
+import type { BackingFile, BackingFiles } from './backing-file.js'
+import { newId, newRecord, openClaimed, type Claim } from './claim.js'
 import { proveContent } from './content.js'
 import {
   assertDeviceMapper,
@@ -10,12 +10,13 @@ import {
   resumeDevice,
 } from './device-mapper.js'
 import { DmloopError } from './errors.js'
-import { holdStill, isMarked, letGo } from './guard.js'
+import { holdStill, markOf, takeHoldsOff, whileHeld, type Holder } from './guard.js'
 import { LinearDevice } from './linear-device.js'
 import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, uuidOf } from './names.js'
 import { isNameTaken } from './open-mapping.js'
+import { expelStalePages } from './page-cache.js'
 import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
 import { drawPlan, fallsBack } from './plan-file.js'
 import { loadProven } from './proof.js'
@@ -43,13 +44,11 @@ export async function mapFile(
   const request = parseMapOptions(file, options)
   request.signal?.throwIfAborted()
   if (request.backend === 'linear') await assertDeviceMapper()
-  await using files = await BackingFiles.open(request.files)
+  const opened = await openClaimed(request.files, request)
+  await using files = opened.files
+  await using claim = opened.claim
   const [first] = files.list as [BackingFile]
   const name = deviceNameFor(first.path, request.name)
-  await using claim = await Claim.take(
-    files.list.map((each) => each.identity),
-    request,
-  )
   await clearDevices(files.list, claim, request)
   await files.look()
   // The kernel sees to it for device-mapper; a loop device has no name of its own.
@@ -78,12 +77,20 @@ async function mapLinear(
   const [first] = files.list as [BackingFile]
   if (request.backend === 'auto') await assertDeviceMapper()
   assertInspected(files.list, request)
+  const id = newId()
+  const marked: string[] = []
+  let live = false
   try {
     undo.onFailure(() => claim.clear())
-    for (const each of files.list) {
+    for (const [index, each] of files.list.entries()) {
       // A guard that is there already may be that of another mapping.
-      if (!(await isMarked(each))) undo.onFailure(() => letGo(each))
-      await holdStill(each, request.guard)
+      const taken = await markOf(each)
+      undo.onFailure(async () => {
+        if (live) await expelStalePages(each)
+        if (!taken) await takeHoldsOff(each)
+      })
+      const holder = holderOf(id, request, files.list, index)
+      if (await holdStill(each, request.guard, holder)) marked.push(each.identity)
     }
     request.signal?.throwIfAborted()
     await files.settle()
@@ -95,27 +102,44 @@ async function mapLinear(
     const device = await createDevice(name, uuidOf(first.identity), first.path)
     undo.onFailure(() => removeDevice(device, UNDO))
     const { uuid, major, minor } = device
-    const record = newRecord(files.list, request, {
+    const record = newRecord(id, files.list, request, {
       uuid,
       node: { name, major, minor },
       length: plan.size,
       guard: request.guard,
+      marked,
       backend: 'linear',
       loops: [],
       fallback: [],
     })
     await claim.write(record)
-    await loadProven(device, drawn)
-    request.signal?.throwIfAborted()
-    const live = await resumeDevice(device, request.timeout)
-    await proveContent(drawn.parts, nodePath(live.name), request)
+    const resumed = await whileHeld(files.list, request.guard, async () => {
+      await loadProven(device, drawn)
+      request.signal?.throwIfAborted()
+      live = true
+      return await resumeDevice(device, request.timeout)
+    })
+    await proveContent(drawn.parts, nodePath(resumed.name), request)
     log('%s is %s', record.files, name)
-    return new LinearDevice(live, record, plan.size)
+    return new LinearDevice(resumed, record, plan.size)
   } catch (error) {
     await undo.after(error)
     throw error
   }
 }
+
+/** What the mark of one of the files says of the mapping. */
+const holderOf = (
+  id: string,
+  { offset }: MapRequest,
+  files: readonly BackingFile[],
+  index: number,
+): Holder => ({
+  id,
+  offset,
+  first: index === 0 ? undefined : files[0]?.identity,
+  next: files[index + 1]?.identity,
+})
 
 /** Throws what is wrong with the files as such, before anything is done to them. */
 function assertInspected(files: readonly BackingFile[], request: MapRequest): void {

@@ -2,7 +2,7 @@
 import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import type { BackingFile, BackingFiles } from './backing-file.js'
-import { newRecord, type Claim, type MappingRecord } from './claim.js'
+import { newId, newRecord, type Claim, type MappingRecord } from './claim.js'
 import { proveContent, wholly } from './content.js'
 import {
   assertDeviceMapper,
@@ -12,7 +12,7 @@ import {
   resumeDevice,
 } from './device-mapper.js'
 import { isSystemError, verdict, type Problem } from './errors.js'
-import { isMarked } from './guard.js'
+import { markOf } from './guard.js'
 import { createLoop, removeLoop, type Announce, type Loop } from './loop.js'
 import { joiningTable, LoopDevice } from './loop-device.js'
 import { partOf, uuidOf } from './names.js'
@@ -65,12 +65,13 @@ const uuidFor = ({ files }: Work): string => uuidOf(files.list[0]?.identity ?? '
 
 const recordFor = (work: Work, node: DeviceNode, loops: MappingRecord['loops']): MappingRecord => {
   const { files, request, plan } = work
-  return newRecord(files.list, request, {
+  return newRecord(newId(), files.list, request, {
     uuid: uuidFor(work),
     node,
     length: plan.size,
     // The file's filesystem knows of every write, and moves what it likes.
     guard: 'none',
+    marked: [],
     backend: 'loop',
     loops: loops.map(({ number, name }) => ({ number, name })),
     fallback: plan.fallback,
@@ -133,7 +134,7 @@ async function openBacking(file: BackingFile, readOnly: boolean): Promise<FileHa
     return await open(`/proc/self/fd/${fd}`, flags)
   } catch (error) {
     if (!isSystemError(error, 'EPERM', 'EROFS', 'ETXTBSY')) throw error
-    const held = (await isMarked(file)) ? ' (the guard of a mapping holds it: releaseFile)' : ''
+    const held = (await markOf(file)) ? ' (the guard of a mapping holds it: releaseFile)' : ''
     const detail = `cannot be opened for writing: ${error.message}${held}`
     throw verdict('DMLOOP_READ_ONLY', { file: path }, detail)
   }

@@ -1,5 +1,4 @@
 import debug from 'debug'
-import { BackingFiles } from './backing-file.js'
 import { readRecord, type MappingRecord } from './claim.js'
 import { DmloopError, isSystemError, problem, verdict, type Problem } from './errors.js'
 import { identityOf } from './names.js'
@@ -14,6 +13,10 @@ import {
 import type { Backend } from './policy.js'
 
 const log = debug('dmloop:mapped-device')
+
+/** Milliseconds between two looks whether a deferred removal has happened; longer where finishing fails. */
+const SOON = 100
+const LATER = 5000
 
 export interface Verification {
   /** Whether the device still shows the file's own blocks. */
@@ -57,7 +60,9 @@ export abstract class MappedDevice implements AsyncDisposable {
   /** @internal */
   protected record: MappingRecord | undefined
   #size: number
-  #unmapped: Promise<void> | undefined
+  #removal: Promise<unknown> = Promise.resolve()
+  #removed = false
+  #timer: NodeJS.Timeout | undefined
 
   /** @internal Use mapFile, openMapping or listMappings. */
   constructor(facts: DeviceFacts, record: MappingRecord | undefined) {
@@ -112,14 +117,20 @@ export abstract class MappedDevice implements AsyncDisposable {
 
   /**
    * The record of this mapping as it is now: another object may have extended it. Rejects with
-   * DMLOOP_FILE_CHANGED when there is none, or when the file has been mapped anew.
+   * DMLOOP_FILE_CHANGED when the file has been mapped anew.
    * @internal
    */
   protected async currentRecord(): Promise<MappingRecord> {
-    const record = await readRecord(identityOf(this.uuid) ?? '')
-    if (record && record.id === (this.record?.id ?? record.id)) return record
-    const detail = 'is not the mapping that this object was made for, or its record is lost'
+    const own = this.record
+    const record = (await readRecord(identityOf(this.uuid) ?? '')) ?? own ?? (await this.recall())
+    if (record && (!own || isOf(record, own))) return record
+    const detail = 'is not the mapping that this object was made for'
     throw verdict('DMLOOP_FILE_CHANGED', { file: this.files[0] ?? this.path }, detail)
+  }
+
+  /** What can be told of the mapping without its record. @internal */
+  protected recall(): Promise<MappingRecord | undefined> {
+    return Promise.resolve(undefined)
   }
 
   /**
@@ -131,34 +142,59 @@ export abstract class MappedDevice implements AsyncDisposable {
   abstract extend(): Promise<void>
 
   /**
-   * Removes the device. Rejects with DMLOOP_STILL_OPEN when it is open until `timeout`; with
-   * `deferred` the kernel removes it as soon as nobody has it open. Removing it twice, or after
-   * another process did, is no error. Afterwards the file reads what was written to the device.
+   * Removes the device, and lets its files go: afterwards they read what was written to the device. Rejects
+   * with DMLOOP_STILL_OPEN when it is open until `timeout`; with `deferred` the kernel removes it as
+   * soon as nobody has it open, and the files are let go then, as long as this process lives, or by the next
+   * call. Rejects with DMLOOP_STALE_CACHE and DMLOOP_FILE_UNREACHABLE when the device is gone but a file
+   * cannot be let go yet: calling it again, or releaseFile, finishes. Removing a device twice, or after
+   * another process did, is no error.
    */
   async unmap(options?: UnmapOptions): Promise<void> {
     const request = parseUnmapOptions(options)
-    // A second call waits for the first, and tries again if that one failed.
-    await this.#unmapped?.catch(() => undefined)
-    this.#unmapped ??= this.remove(request).catch((error: unknown) => {
-      this.#unmapped = undefined
-      throw error
-    })
-    await this.#unmapped
+    // One at a time: a second call waits for the first, and goes on where that one has stopped.
+    const attempt = this.#removal.then(() => this.#remove(request))
+    this.#removal = attempt.catch(() => undefined)
+    await attempt
   }
 
-  /** @internal */
-  protected abstract remove(request: UnmapRequest): Promise<void>
+  async #remove(request: UnmapRequest): Promise<void> {
+    if (this.#removed) return
+    if ((await this.remove(request)) === 'deferred') {
+      this.#finishLater(SOON)
+      return
+    }
+    this.#removed = true
+    clearTimeout(this.#timer)
+  }
+
+  /** The kernel tells nobody that a deferred removal has happened. The timer keeps no process alive. */
+  #finishLater(pause: number): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      this.#finishIfGone().catch((error: unknown) => {
+        log('%s: %o', this.name, error)
+        this.#finishLater(Math.min(pause * 2, LATER))
+      })
+    }, pause).unref()
+  }
+
+  async #finishIfGone(): Promise<void> {
+    if (this.#removed) return
+    if (await this.isThere()) this.#finishLater(SOON)
+    else await this.unmap()
+  }
+
+  /** Removes the device and finishes with its files, as far as it has not been done. @internal */
+  protected abstract remove(request: UnmapRequest): Promise<'removed' | 'deferred'>
+
+  /** Whether the kernel still has the device. @internal */
+  protected abstract isThere(): Promise<boolean>
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.unmap()
   }
 }
 
-/** The files of a record, if they are still those that were mapped. */
-export async function openRecorded(record: MappingRecord): Promise<BackingFiles> {
-  const files = await BackingFiles.open(record.files)
-  const other = files.list.find((file, index) => file.identity !== record.identities[index])
-  if (!other) return files
-  await files[Symbol.asyncDispose]()
-  throw verdict('DMLOOP_FILE_CHANGED', { file: other.path }, 'is another file by now')
-}
+/** Whether two records are of one mapping, as far as that can be told. */
+export const isOf = (a: MappingRecord, b: MappingRecord): boolean =>
+  a.id === b.id || a.id === '' || b.id === ''

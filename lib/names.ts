@@ -27,6 +27,19 @@ export const partIdentityOf = (name: string): string | undefined =>
 export const identityOf = (uuid: string): string | undefined =>
   uuid.startsWith(UUID_PREFIX) ? uuid.slice(UUID_PREFIX.length) : undefined
 
+/**
+ * What an identity names: a file by its handle, on the filesystem of a device. undefined where it is known by
+ * something else; see `BackingFile.identity`.
+ */
+export function handleOf(
+  identity: string,
+): { major: number; minor: number; handle: string } | undefined {
+  const found = /^(\d+)-(\d+)-h([0-9a-f]+)$/.exec(identity)
+  if (!found) return undefined
+  const [, major, minor, handle = ''] = found
+  return { major: Number(major), minor: Number(minor), handle }
+}
+
 /** The UUID of a device that wraps another, which is given by its number ("8:3"). */
 const WRAP_PREFIX = 'DMLOOP_WRAP-'
 export const wrapUuidOf = (device: string): string => WRAP_PREFIX + device.replace(':', '-')

@@ -50,6 +50,8 @@ export interface FilePart {
 /** What the kernel says of an open file; see native/file_facts.h. */
 export interface FileFacts {
   mode: number
+  uid: number
+  links: number
   size: number
   inode: string
   major: number
@@ -60,6 +62,8 @@ export interface FileFacts {
   filesystemSize: number
   inodeFlags: number
   extendedFlags: number
+  /** What its filesystem knows it by, in hexadecimal digits; undefined where there is none. */
+  handle: string | undefined
   /** What a guard has noted in it. */
   mark: string | undefined
 }
@@ -76,6 +80,13 @@ export interface Look {
   ext4Options: string
   swaps: string
   loops: LoopStatus[]
+}
+
+export interface OpenedFile {
+  fd: number
+  /** Without symbolic links. */
+  path: string
+  look: Look
 }
 
 /** How a loop device shows a file; bytes. */
@@ -160,7 +171,11 @@ interface Addon {
   /** Some of the extents, four numbers each: logical, physical, length, flags. */
   extentRows: (extents: ExtentList, first: number, count: number) => Float64Array
   /** Without a descriptor (-1) when it is no regular file. */
-  openFile: Call<[path: string], { fd: number; path: string; look: Look }>
+  openFile: Call<[path: string], OpenedFile>
+  /** By way of any mount of the filesystem with that device; see native/look.h. */
+  openFileByHandle: Call<[major: number, minor: number, handle: string], OpenedFile>
+  /** The mounts of filesystems with a device, in every mount namespace. */
+  listMounts: Call<[], { major: number; minor: number; filesystem: string }[]>
   lookAt: Call<[fd: number], Look>
   inspect: Call<[fd: number], FileFacts>
   sync: Call<[fd: number], void>
@@ -172,10 +187,14 @@ interface Addon {
   lockRecord: Call<[path: string], { fd: number; text: string }>
   writeRecord: Call<[fd: number, text: string], void>
   releaseRecord: Call<[fd: number, path: string], void>
-  takeLease: Call<[fd: number], void>
+  /** Until the descriptor is closed. */
+  lockFile: Call<[fd: number], void>
+  takeLease: Call<[fd: number, exclusive: boolean], void>
   /** Whether it was still whole. */
-  endLease: Call<[fd: number], boolean>
+  endLease: Call<[fd: number, exclusive: boolean], boolean>
   setImmutable: Call<[fd: number, immutable: boolean], void>
+  /** The owner, and the low 12 bits of the mode. */
+  setAccess: Call<[fd: number, uid: number, mode: number], void>
   setPinned: Call<[fd: number, pinned: boolean], void>
   getPinCount: Call<[fd: number], number>
   setMark: Call<[fd: number, mark: string], void>

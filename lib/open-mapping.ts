@@ -58,7 +58,7 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   }
   await using file = await BackingFile.open(path)
   const record = await readRecord(file.identity)
-  const device = await deviceOf(file.identity, record)
+  const device = await deviceOf(file, record)
   if (device) return await ofDevice(device)
   // The mapping may be of several files, of which this is not the first.
   const uuid = record?.uuid ?? uuidOf(file.identity)
@@ -70,10 +70,8 @@ async function ofDevice(device: DmDevice | undefined): Promise<MappedDevice | un
   const identity = identityOf(device?.uuid ?? '')
   if (!device || identity === undefined) return undefined
   const record = await readRecord(identity)
-  if (record?.backend === 'loop' && isRecordOf(record, device)) {
-    return LoopDevice.joined(device, record)
-  }
-  return LinearDevice.of(device)
+  const known = record && isRecordOf(record, device) ? record : undefined
+  return (await LoopDevice.joined(device, known)) ?? (await LinearDevice.of(device))
 }
 
 /** Whether a record speaks of this device, and not of what was there before. */

@@ -159,9 +159,9 @@ export const POLICY = {
   },
   DMLOOP_NOT_PINNED: {
     found: 'is not pinned',
-    why: 'f2fs moves the blocks of a file as it cleans up, unless the file is pinned.',
+    why: 'f2fs moves the blocks of a file as it cleans up, unless the file is pinned; and whoever can open it can unpin it.',
     remedy:
-      'Map with guard: ‘immutable’ a file that is not immutable yet (chattr -i FILE), on an f2fs without mode=lfs.',
+      'Map with guard: ‘immutable’ a file that is not immutable yet (chattr -i FILE), on an f2fs without mode=lfs; with ‘none’, pin it and let only root open it (chown root, chmod 600).',
     blocks: 'linear',
   },
   DMLOOP_CONTENT_MISMATCH: {
@@ -198,6 +198,19 @@ export const POLICY = {
     found: 'the device is still open',
     why: 'The kernel removes a device when nobody has it open.',
     remedy: 'Unmount and close it first, or unmap with { deferred: true }.',
+    blocks: 'all',
+  },
+  DMLOOP_FILE_UNREACHABLE: {
+    found: 'cannot be found to be let go',
+    why: 'It keeps the guard of a mapping that is gone until its filesystem is mounted again.',
+    remedy:
+      'Mount its filesystem, then unmap() again or releaseFile() the file; mapping it again does it, too.',
+    blocks: 'all',
+  },
+  DMLOOP_NOT_MAPPED: {
+    found: 'is not mapped',
+    why: 'There is no device to do anything with.',
+    remedy: 'Map it first: mapFile(); listMappings() tells what is mapped.',
     blocks: 'all',
   },
   DMLOOP_TIMEOUT: {
@@ -266,10 +279,10 @@ export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
 export type AddressCall = 'FIEMAP' | 'FIBMAP'
 
 /**
- * What holds a file still: FS_IMMUTABLE_FL against everybody else, and f2fs's pin against its own
- * cleaning.
+ * What holds a file still: FS_IMMUTABLE_FL against everybody else, f2fs's pin against its own cleaning,
+ * and that only root can open the file against everybody who would take the pin away.
  */
-export type Hold = 'immutable' | 'pinned'
+export type Hold = 'immutable' | 'pinned' | 'private'
 
 /** What is known of a filesystem whose addresses were proven to be positions on its device. */
 export interface KnownFilesystem {
@@ -286,6 +299,6 @@ export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> 
   ext3: BY_FLAG,
   ext4: BY_FLAG,
   xfs: BY_FLAG,
-  f2fs: { addresses: 'FIEMAP', holds: ['immutable', 'pinned'] },
+  f2fs: { addresses: 'FIEMAP', holds: ['private', 'immutable', 'pinned'] },
   vfat: { addresses: 'FIBMAP', holds: [] },
 }

@@ -1,7 +1,7 @@
 // What an earlier process left behind: half-made devices, guards, records of mappings that are gone.
 import debug from 'debug'
-import { BackingFile } from './backing-file.js'
-import { Claim, readRecord, readRecords, type MappingRecord } from './claim.js'
+import type { BackingFile } from './backing-file.js'
+import { Claim, openClaimed, readRecord, readRecords, type MappingRecord } from './claim.js'
 import {
   alreadyMapped,
   assertAlone,
@@ -10,11 +10,13 @@ import {
   removeDevice,
   removeLeftNode,
 } from './device-mapper.js'
-import { DmloopError, isSystemError } from './errors.js'
-import { isMarked, letGo } from './guard.js'
+import { letGo, markOf, takeHoldsOff } from './guard.js'
 import { findNamedLoop, isBeneath, listLoops, removeLoop, type Loop } from './loop.js'
 import { partIdentityOf, partOf, uuidOf } from './names.js'
-import { native, result, type DmDevice } from './native.js'
+import { MappedFiles, recordWithout } from './mapped-files.js'
+import type { Mark } from './mark.js'
+import type { DmDevice } from './native.js'
+import { expelStalePages } from './page-cache.js'
 import { DEFAULT_TIMEOUT, pathOf } from './options.js'
 import { drawPlan } from './plan-file.js'
 import { nodePath } from './udev.js'
@@ -34,7 +36,7 @@ export async function clearDevices(
   for (const file of files) {
     const { identity, path } = file
     const record = claim.recordOf(identity)
-    const device = await deviceOf(identity, record)
+    const device = await deviceOf(file, record)
     if (device && hasLiveTable(device)) throw alreadyMapped(path, nodePath(device.name))
     if (device) {
       log('removing %s, left half-made', device.name)
@@ -42,20 +44,21 @@ export async function clearDevices(
     }
     await removeParts(identity, record)
     if (record) await clearRecord(file, record)
-    if (await isMarked(file)) await clearGuard(file)
+    const mark = await markOf(file)
+    if (mark) await clearGuard(file, mark)
+    // What is cached may be from before the writes of a device that nothing else knows of any more.
+    else await expelStalePages(file)
   }
   await claim.clear()
 }
 
 /** Finishes with a mapping that is gone, as far as it is this file's. */
-async function clearRecord({ path, fd }: BackingFile, record: MappingRecord): Promise<void> {
+async function clearRecord({ path }: BackingFile, record: MappingRecord): Promise<void> {
   if (await isLive(record)) {
     const loop = await loopOf(record)
     throw alreadyMapped(path, loop?.path ?? nodePath(record.node.name))
   }
   await removeLeftNode(record.node)
-  // What is cached is from before the device's writes.
-  await result(native.dropCache(fd), path)
 }
 
 /**
@@ -63,7 +66,7 @@ async function clearRecord({ path, fd }: BackingFile, record: MappingRecord): Pr
  * device had another number: then its blocks are, and the guard stays (DMLOOP_ALREADY_MAPPED). Where it
  * cannot be told, as the file could not be mapped now, the guard stays as well.
  */
-async function clearGuard(file: BackingFile): Promise<void> {
+async function clearGuard(file: BackingFile, mark: Mark): Promise<void> {
   const { plan } = await drawPlan([file], {
     offset: 0,
     length: undefined,
@@ -73,6 +76,18 @@ async function clearGuard(file: BackingFile): Promise<void> {
   if (plan.problems.length > 0) return
   await assertAlone({ uuid: '' }, plan.segments, file.path)
   await letGo(file)
+  if (mark.identity !== file.identity) await forget(mark)
+}
+
+/** Clears the record of a file that was mapped when its filesystem's device had another number. */
+async function forget({ identity, id }: Mark): Promise<void> {
+  try {
+    await using claim = await Claim.take([identity], { timeout: 0, signal: undefined })
+    if (claim.recordOf(identity)?.id === id) await claim.clear()
+  } catch (error) {
+    // It is swept up later.
+    log('%s: %o', identity, error)
+  }
 }
 
 /** The loop device that is a mapping by itself, if its record speaks of one that is there. */
@@ -108,36 +123,30 @@ async function removeParts(identity: string, record: MappingRecord | undefined):
  * what its first file is mapped as now; only if both have the same record does it speak of this device.
  */
 export async function deviceOf(
-  identity: string,
+  file: BackingFile,
   record: MappingRecord | undefined,
 ): Promise<DmDevice | undefined> {
-  const own = await findDevice({ uuid: uuidOf(identity) })
+  const own = await findDevice({ uuid: uuidOf(file.identity) })
   if (own) return own
+  const marked = await deviceOfMark(file)
+  if (marked) return marked
   const first = record?.identities[0]
-  if (!record || first === undefined || first === identity) return undefined
+  if (!record || first === undefined || first === file.identity) return undefined
   const device = await findDevice({ uuid: record.uuid })
   if (!device || !hasLiveTable(device)) return undefined
   return (await readRecord(first))?.id === record.id ? device : undefined
 }
 
 /**
- * What is left to do for the files of a device that is gone: what they have cached is from before its
- * writes, and they are let go. A file that is gone too, or is another by now, or has been mapped anew,
- * needs nothing.
+ * The device that a file's mark speaks of: that of an array, or of a file whose filesystem's device had another
+ * number. Where it is one that was made since, its first file bears another mark.
  */
-export async function finish({ id, files, identities, guard }: MappingRecord): Promise<void> {
-  for (const [index, path] of files.entries()) {
-    const identity = identities[index] ?? ''
-    if ((await readRecord(identity))?.id !== id) continue
-    await using file = await BackingFile.open(path).catch((error: unknown) => {
-      if (isSystemError(error, 'ENOENT', 'ENOTDIR') || error instanceof DmloopError)
-        return undefined
-      throw error
-    })
-    if (file?.identity !== identity) continue
-    await result(native.dropCache(file.fd), path)
-    if (guard === 'immutable') await letGo(file)
-  }
+async function deviceOfMark(file: BackingFile): Promise<DmDevice | undefined> {
+  const mark = await markOf(file)
+  if (!mark || (mark.first ?? mark.identity) === file.identity) return undefined
+  const device = await findDevice({ uuid: uuidOf(mark.first ?? mark.identity) })
+  if (!device || !hasLiveTable(device)) return undefined
+  return (await recordWithout(device)).id === mark.id ? device : undefined
 }
 
 /**
@@ -146,10 +155,11 @@ export async function finish({ id, files, identities, guard }: MappingRecord): P
  */
 export async function releaseFile(file: string): Promise<void> {
   const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
-  await using backing = await BackingFile.open(pathOf(file, 'file'))
-  await using claim = await Claim.take([backing.identity], patience)
-  await clearDevices([backing], claim, patience)
-  await letGo(backing)
+  const { files, claim } = await openClaimed([pathOf(file, 'file')], patience)
+  await using _ = files
+  await using held = claim
+  await clearDevices(files.list, held, patience)
+  for (const each of files.list) await takeHoldsOff(each)
 }
 
 /**
@@ -181,12 +191,15 @@ async function sweepParts(): Promise<void> {
 }
 
 async function sweepRecord(identity: string, { id, identities }: MappingRecord): Promise<void> {
-  await using claim = await Claim.take(identities, { timeout: 0, signal: undefined })
+  const patience = { timeout: 0, signal: undefined }
+  await using claim = await Claim.take(identities, patience)
   // Between the look and the claim the file may have been mapped again.
   const record = claim.recordOf(identity)
   if (record?.id !== id || (await isLive(record))) return
+  await using files = await MappedFiles.find(record)
+  await files.lock(patience)
   await removeLeftNode(record.node)
-  await finish(record)
+  await files.finish()
   await claim.clearOf(record)
   log('swept %o', record.files)
 }

@@ -80,10 +80,14 @@ export class WrappedDevice extends MappedDevice {
     this.resized(size)
   }
 
-  protected async remove(request: UnmapRequest): Promise<void> {
+  protected async isThere(): Promise<boolean> {
+    return (await findDevice({ uuid: this.uuid }))?.minor === this.minor
+  }
+
+  protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
     await using _ = await claimOn(this.#beneath)
     const found = await findDevice({ uuid: this.uuid })
-    if (found?.minor === this.minor) await removeDevice(found, request)
+    return found?.minor === this.minor ? await removeDevice(found, request) : 'removed'
   }
 }
 

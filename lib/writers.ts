@@ -31,6 +31,11 @@ async function isMappedForWriting(pid: string, { facts }: BackingFile): Promise<
   })
 }
 
+/** The processes that have a file open, or mapped, each as a phrase for people. */
+export async function openersOf(file: BackingFile): Promise<string[]> {
+  return await writersOf(file)
+}
+
 /** The processes that can write to a file, each as a phrase for people. */
 export async function writersOf(file: BackingFile): Promise<string[]> {
   const writers: string[] = []

@@ -42,21 +42,13 @@ Result<Nothing> ReadFully(int fd, std::byte* into, uint64_t length, uint64_t off
   return Nothing{};
 }
 
-Result<UniqueFd> Open(const std::string& path, int flags) {
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
-  if (!fd.valid()) return LastFailure("open");
-  return fd;
-}
-
-// By the descriptor: whatever the path leads to by now, this is the file that was looked at.
 Result<UniqueFd> OpenAgain(int file) {
-  const std::string self = "/proc/self/fd/" + std::to_string(file);
-  auto direct = Open(self, O_DIRECT);
+  auto direct = Reopen(file, O_RDONLY | O_DIRECT);
   if (direct.ok() || direct.failure().error != EINVAL) return direct;
   // The filesystem has no direct I/O for it: it is read as it is, less its cached pages.
   auto dropped = DropCache(file);
   if (!dropped.ok()) return dropped.failure();
-  return Open(self, 0);
+  return Reopen(file, O_RDONLY);
 }
 
 // How often a difference is looked at before it counts: the device may be written to meanwhile.

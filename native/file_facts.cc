@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "file_handle.h"
 #include "guard.h"
 
 namespace dmloop {
@@ -22,6 +23,8 @@ Result<FileFacts> Inspect(int fd) {
   struct statx stat;
   if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stat) < 0) return LastFailure("statx");
   facts.mode = stat.stx_mode;
+  facts.uid = stat.stx_uid;
+  facts.links = stat.stx_nlink;
   facts.size = stat.stx_size;
   facts.inode = stat.stx_ino;
   facts.device_major = stat.stx_dev_major;
@@ -50,6 +53,9 @@ Result<FileFacts> Inspect(int fd) {
   } else if (!Unsupported(errno)) {
     return LastFailure("FS_IOC_FSGETXATTR");
   }
+  auto handle = GetHandle(fd);
+  if (!handle.ok()) return handle.failure();
+  facts.handle = std::move(handle.value());
   auto mark = GetMark(fd);
   if (!mark.ok()) return mark.failure();
   facts.mark = std::move(mark.value());

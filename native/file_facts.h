@@ -11,6 +11,9 @@ namespace dmloop {
 // What the kernel says of an open file. Sizes in bytes.
 struct FileFacts {
   uint32_t mode = 0;
+  uint32_t uid = 0;
+  // Names that the file has; 0 when it was deleted while it is open.
+  uint32_t links = 0;
   uint64_t size = 0;
   uint64_t inode = 0;
   uint32_t device_major = 0;
@@ -26,6 +29,8 @@ struct FileFacts {
   // such call.
   uint32_t inode_flags = 0;
   uint32_t extended_flags = 0;
+  // See file_handle.h.
+  std::optional<std::string> handle;
   // What a guard has noted in it; see guard.h.
   std::optional<std::string> mark;
 };

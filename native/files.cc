@@ -1,9 +1,12 @@
 #include "files.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+
+#include <array>
 
 namespace dmloop {
 
@@ -15,6 +18,21 @@ Result<Nothing> Sync(int fd) {
 Result<Nothing> Close(UniqueFd fd) {
   if (close(fd.release()) < 0) return LastFailure("close");
   return Nothing{};
+}
+
+Result<UniqueFd> Reopen(int fd, int flags) {
+  const std::string self = "/proc/self/fd/" + std::to_string(fd);
+  UniqueFd again(open(self.c_str(), flags | O_CLOEXEC));
+  if (!again.valid()) return LastFailure("open");
+  return again;
+}
+
+Result<std::string> PathOf(int fd) {
+  const std::string self = "/proc/self/fd/" + std::to_string(fd);
+  std::array<char, PATH_MAX> path;
+  const ssize_t size = readlink(self.c_str(), path.data(), path.size());
+  if (size < 0) return LastFailure("readlink", self);
+  return std::string(path.data(), static_cast<size_t>(size));
 }
 
 Result<Nothing> MakeBlockNode(const std::string& path, uint32_t major, uint32_t minor) {

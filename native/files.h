@@ -12,6 +12,11 @@ namespace dmloop {
 // Writes what is cached of an open file, delayed allocations included, to the disk (fsync(2)).
 Result<Nothing> Sync(int fd);
 Result<Nothing> Close(UniqueFd fd);
+// Opens once more what a descriptor leads to, which may have been opened with O_PATH: whatever its
+// path leads to by now, this is the file that was looked at.
+Result<UniqueFd> Reopen(int fd, int flags);
+// The path of an open file as this process sees it; the kernel adds " (deleted)" where it has none.
+Result<std::string> PathOf(int fd);
 // Makes a block device node (mknod(2)).
 Result<Nothing> MakeBlockNode(const std::string& path, uint32_t major, uint32_t minor);
 // Forgets the cached pages of an open file (posix_fadvise(2), POSIX_FADV_DONTNEED); dirty pages and

@@ -4,9 +4,12 @@
 #include <linux/f2fs.h>
 #include <linux/fs.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #include <array>
 
@@ -19,21 +22,22 @@ constexpr const char* kMark = "trusted.dmloop";
 
 }  // namespace
 
-Result<Nothing> TakeLease(int fd) {
-  // Whoever opens the file for writing meanwhile has the kernel send us a signal. The default one,
-  // SIGIO, ends a process that does not handle it; SIGURG is ignored.
+Result<Nothing> TakeLease(int fd, bool exclusive) {
+  // Whoever opens the file against the lease meanwhile has the kernel send us a signal. The default
+  // one, SIGIO, ends a process that does not handle it; SIGURG is ignored.
   if (fcntl(fd, F_SETSIG, SIGURG) < 0) return LastFailure("F_SETSIG");
-  if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0) return LastFailure("F_SETLEASE");
+  if (fcntl(fd, F_SETLEASE, exclusive ? F_WRLCK : F_RDLCK) < 0) return LastFailure("F_SETLEASE");
   return Nothing{};
 }
 
-Result<bool> EndLease(int fd) {
-  // While a lease is being broken, F_GETLEASE gives what it is to become.
+Result<bool> EndLease(int fd, bool exclusive) {
+  // While a lease is being broken, F_GETLEASE gives what it is to become: F_UNLCK, or F_RDLCK where
+  // a reader waits for a write lease.
   const int lease = fcntl(fd, F_GETLEASE);
   Failure unknown = LastFailure("F_GETLEASE");
   if (fcntl(fd, F_SETLEASE, F_UNLCK) < 0) return LastFailure("F_SETLEASE");
   if (lease < 0) return unknown;
-  return lease == F_RDLCK;
+  return lease == (exclusive ? F_WRLCK : F_RDLCK);
 }
 
 Result<Nothing> SetImmutable(int fd, bool immutable) {
@@ -42,6 +46,13 @@ Result<Nothing> SetImmutable(int fd, bool immutable) {
   if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return LastFailure("FS_IOC_GETFLAGS");
   flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
   if (ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0) return LastFailure("FS_IOC_SETFLAGS");
+  return Nothing{};
+}
+
+Result<Nothing> SetAccess(int fd, uint32_t uid, uint32_t mode) {
+  // The owner first: to change it takes the set-id bits away (chown(2)).
+  if (fchown(fd, uid, static_cast<gid_t>(-1)) < 0) return LastFailure("fchown");
+  if (fchmod(fd, mode) < 0) return LastFailure("fchmod");
   return Nothing{};
 }
 
@@ -57,10 +68,16 @@ Result<uint32_t> GetPinCount(int fd) {
   return count;
 }
 
+Result<Nothing> LockFile(int fd) {
+  if (flock(fd, LOCK_EX | LOCK_NB) < 0) return LastFailure("flock");
+  return Nothing{};
+}
+
 Result<std::optional<std::string>> GetMark(int fd) {
   std::array<char, 256> text;
   const ssize_t size = fgetxattr(fd, kMark, text.data(), text.size());
   if (size >= 0) return std::optional(std::string(text.data(), static_cast<size_t>(size)));
+  if (errno == ERANGE) return std::optional(std::string());
   if (errno == ENODATA || errno == EOPNOTSUPP || errno == ENOSYS)
     return std::optional<std::string>();
   return LastFailure("fgetxattr");

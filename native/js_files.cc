@@ -5,6 +5,7 @@
 #include "js_loop.h"
 #include "js_values.h"
 #include "look.h"
+#include "mounts.h"
 #include "record.h"
 #include "small_files.h"
 
@@ -25,6 +26,9 @@ Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   object.Set("filesystemSize", static_cast<double>(facts.filesystem_size));
   object.Set("inodeFlags", facts.inode_flags);
   object.Set("extendedFlags", facts.extended_flags);
+  object.Set("uid", facts.uid);
+  object.Set("links", facts.links);
+  object.Set("handle", StringOrUndefined(env, facts.handle));
   object.Set("mark", StringOrUndefined(env, facts.mark));
   return object;
 }
@@ -42,17 +46,56 @@ Napi::Value LookValue(Napi::Env env, Look& look) {
   return object;
 }
 
+Napi::Value OpenedValue(Napi::Env env, OpenedFile& opened) {
+  const double fd = HeldDescriptors::Hold(env, std::move(opened.fd));
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("fd", fd);
+  object.Set("path", opened.path);
+  object.Set("look", LookValue(env, opened.look));
+  return object;
+}
+
 Napi::Value OpenFileJs(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) return Reject(info.Env(), "openFile(path)");
   return PromiseWorker<OpenedFile>::Run(
       info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return OpenFile(path); },
-      [](Napi::Env env, OpenedFile& opened) -> Napi::Value {
-        const double fd = HeldDescriptors::Hold(env, std::move(opened.fd));
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("fd", fd);
-        object.Set("path", opened.path);
-        object.Set("look", LookValue(env, opened.look));
-        return object;
+      OpenedValue);
+}
+
+Napi::Value OpenFileByHandleJs(const Napi::CallbackInfo& info) {
+  const auto major = SafeInteger(info[0]);
+  const auto minor = SafeInteger(info[1]);
+  if (!major || !minor || !info[2].IsString()) {
+    return Reject(info.Env(), "openFileByHandle(major, minor, handle)");
+  }
+  return PromiseWorker<OpenedFile>::Run(
+      info.Env(),
+      [major = static_cast<uint32_t>(*major), minor = static_cast<uint32_t>(*minor),
+       handle = info[2].As<Napi::String>().Utf8Value()] {
+        return OpenFileByHandle(major, minor, handle);
+      },
+      OpenedValue);
+}
+
+Napi::Object MountObject(Napi::Env env, const Mount& mount) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("major", mount.major);
+  object.Set("minor", mount.minor);
+  object.Set("filesystem", mount.filesystem);
+  return object;
+}
+
+// The mounts of every namespace, as far as TypeScript asks about them.
+Napi::Value ListMountsJs(const Napi::CallbackInfo& info) {
+  return PromiseWorker<std::vector<Mount>>::Run(
+      info.Env(),
+      []() -> Result<std::vector<Mount>> {
+        auto mounts = OwnMounts();
+        for (Mount& mount : ForeignMounts()) mounts.push_back(std::move(mount));
+        return mounts;
+      },
+      [](Napi::Env env, std::vector<Mount>& mounts) -> Napi::Value {
+        return ArrayOf(env, mounts, MountObject);
       });
 }
 
@@ -173,11 +216,26 @@ Napi::Value GetPinCountJs(const Napi::CallbackInfo& info) {
       [](Napi::Env env, uint32_t& count) -> Napi::Value { return Napi::Number::New(env, count); });
 }
 
+Napi::Value SetAccessJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  const auto uid = SafeInteger(info[1]);
+  const auto mode = SafeInteger(info[2]);
+  if (!fd || !uid || !mode) return Reject(info.Env(), "setAccess(fd, uid, mode)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [fd = static_cast<int>(*fd), uid = static_cast<uint32_t>(*uid),
+       mode = static_cast<uint32_t>(*mode)] { return SetAccess(fd, uid, mode); },
+      Undefined);
+}
+
 Napi::Value EndLeaseJs(const Napi::CallbackInfo& info) {
   const auto fd = SafeInteger(info[0]);
-  if (!fd) return Reject(info.Env(), "endLease(fd)");
+  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "endLease(fd, exclusive)");
   return PromiseWorker<bool>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return EndLease(fd); },
+      info.Env(),
+      [fd = static_cast<int>(*fd), exclusive = info[1].As<Napi::Boolean>().Value()] {
+        return EndLease(fd, exclusive);
+      },
       [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
 }
 
@@ -213,6 +271,8 @@ Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
 
 void AddFiles(Napi::Object& exports) {
   Add(exports, "openFile", OpenFileJs);
+  Add(exports, "openFileByHandle", OpenFileByHandleJs);
+  Add(exports, "listMounts", ListMountsJs);
   Add(exports, "lookAt", LookAtJs);
   Add(exports, "inspect", InspectJs);
   Add(exports, "sync", FileStepJs<Sync>);
@@ -224,9 +284,11 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "releaseRecord", ReleaseRecordJs);
   Add(exports, "dropCache", FileStepJs<DropCache>);
   Add(exports, "findDifference", FindDifferenceJs);
-  Add(exports, "takeLease", FileStepJs<TakeLease>);
+  Add(exports, "lockFile", FileStepJs<LockFile>);
+  Add(exports, "takeLease", FileSwitchJs<TakeLease>);
   Add(exports, "endLease", EndLeaseJs);
   Add(exports, "setImmutable", FileSwitchJs<SetImmutable>);
+  Add(exports, "setAccess", SetAccessJs);
   Add(exports, "setPinned", FileSwitchJs<SetPinned>);
   Add(exports, "getPinCount", GetPinCountJs);
   Add(exports, "setMark", FileTextStepJs<SetMark>);

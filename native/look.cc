@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +10,9 @@
 #include <charconv>
 #include <string_view>
 
+#include "file_handle.h"
+#include "files.h"
+#include "mounts.h"
 #include "small_files.h"
 
 namespace dmloop {
@@ -85,24 +87,82 @@ Result<Look> LookAt(int fd) {
   return look;
 }
 
-Result<OpenedFile> OpenFile(const std::string& path) {
-  OpenedFile opened;
-  std::array<char, PATH_MAX> resolved;
-  if (realpath(path.c_str(), resolved.data()) == nullptr) return LastFailure("realpath", path);
-  opened.path = resolved.data();
-  struct stat kind;
-  if (stat(resolved.data(), &kind) < 0) return LastFailure("stat", opened.path);
-  opened.look.facts.mode = kind.st_mode;
-  if (!S_ISREG(kind.st_mode)) return opened;
+namespace {
 
-  UniqueFd fd(open(resolved.data(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-  if (!fd.valid()) return LastFailure("open", opened.path);
+Result<OpenedFile> Opened(UniqueFd fd) {
+  OpenedFile opened;
+  auto path = PathOf(fd.get());
+  if (!path.ok()) return path.failure();
+  opened.path = std::move(path.value());
   auto look = LookAt(fd.get());
   if (!look.ok()) return look.failure();
   opened.look = std::move(look.value());
-  // Another file may have got the name between the two calls.
-  if (S_ISREG(opened.look.facts.mode)) opened.fd = std::move(fd);
+  opened.fd = std::move(fd);
   return opened;
+}
+
+}  // namespace
+
+Result<OpenedFile> OpenFile(const std::string& path) {
+  // The path is followed once. What it leads to is looked at, and only that is opened: between two
+  // looks at a path another file may have got the name, or a link lead to a device.
+  const UniqueFd found(open(path.c_str(), O_PATH | O_CLOEXEC));
+  if (!found.valid()) return LastFailure("open", path);
+  struct stat kind;
+  if (fstat(found.get(), &kind) < 0) return LastFailure("fstat", path);
+  if (!S_ISREG(kind.st_mode)) {
+    OpenedFile none;
+    none.path = path;
+    none.look.facts.mode = kind.st_mode;
+    return none;
+  }
+  auto fd = Reopen(found.get(), O_RDONLY | O_NONBLOCK);
+  if (!fd.ok()) return Failure{fd.failure().error, fd.failure().syscall, path};
+  return Opened(std::move(fd.value()));
+}
+
+namespace {
+
+// Tries a handle at one place after another.
+class HandleSearch {
+ public:
+  HandleSearch(uint32_t major, uint32_t minor, const std::string& handle)
+      : major_(major), minor_(minor), handle_(handle) {}
+
+  // Whether it is known by now what becomes of the search.
+  bool At(const std::string& place) {
+    auto fd = OpenHandle(place, major_, minor_, handle_);
+    // Only the filesystem itself says ESTALE or gives the file: what else fails is the way there.
+    if (fd.ok() || fd.failure().error == ESTALE) outcome_.emplace(std::move(fd));
+    return outcome_.has_value();
+  }
+  bool In(const std::vector<Mount>& mounts) {
+    return std::any_of(mounts.begin(), mounts.end(), [&](const Mount& mount) {
+      return mount.major == major_ && mount.minor == minor_ && At(mount.place);
+    });
+  }
+  bool Anywhere() {
+    if (In(OwnMounts()) || In(ForeignMounts())) return true;
+    const auto places = OpenPlaces(major_, minor_);
+    return std::any_of(places.begin(), places.end(), [&](const auto& place) { return At(place); });
+  }
+  Result<UniqueFd> Take() { return std::move(*outcome_); }
+
+ private:
+  uint32_t major_;
+  uint32_t minor_;
+  const std::string& handle_;
+  std::optional<Result<UniqueFd>> outcome_;
+};
+
+}  // namespace
+
+Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle) {
+  HandleSearch search(major, minor, handle);
+  if (!search.Anywhere()) return Failure{ENODEV, "open_by_handle_at"};
+  auto fd = search.Take();
+  if (!fd.ok()) return fd.failure();
+  return Opened(std::move(fd.value()));
 }
 
 }  // namespace dmloop

@@ -44,5 +44,9 @@ struct OpenedFile {
 // Opens a regular file for reading. Anything else is not opened, for to open a device or a pipe can
 // do something: then there is no descriptor.
 Result<OpenedFile> OpenFile(const std::string& path);
+// Opens a regular file by its handle, through whatever mount or open file leads to its filesystem,
+// which has this device: in this mount namespace, or in that of any process that /proc shows.
+// ESTALE when the filesystem has no such file; ENODEV when nothing leads to the filesystem.
+Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle);
 
 }  // namespace dmloop

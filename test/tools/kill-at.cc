@@ -57,6 +57,8 @@ const std::set<long> kHarmless = {
     SYS_lseek,
     SYS_getcwd,
     SYS_fgetxattr,
+    SYS_name_to_handle_at,
+    SYS_open_by_handle_at,
     SYS_getxattr,
     SYS_poll,
     SYS_epoll_wait,

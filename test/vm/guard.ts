@@ -1,8 +1,10 @@
 // node guard.js FILESYSTEM: a mapped file holds still: what anyone else tries with it fails, or leaves
 // the map true, and the file comes back as it was.
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { open } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { mapFile, releaseFile, type DmloopError } from 'dmloop'
 import { native, result } from '#lib/native.js'
@@ -91,6 +93,46 @@ await t.test('a writer from before is found', async (t) => {
   const device = await mapFile(file)
   await device.unmap()
   t.equal(fileState(file), before)
+})
+
+await t.test('a writer who comes before the device goes live is found', async (t) => {
+  const before = fileState(file)
+  const { dmCreate, dmResume } = native
+  let writer = -1
+  // Root takes the flag off after the extents have been read, and opens the file for writing.
+  native.dmCreate = async (...args) => {
+    sh(`chattr -i ${file}`)
+    writer = openSync(file, 'r+')
+    return await dmCreate(...args)
+  }
+  try {
+    await t.rejects(mapFile(file), {
+      code: 'DMLOOP_FILE_IN_USE',
+      message: new RegExp(`process ${process.pid} `),
+    })
+  } finally {
+    native.dmCreate = dmCreate
+    closeSync(writer)
+  }
+  t.equal(fileState(file), before)
+  t.strictSame(deviceNames(), [host.name])
+
+  // And while it goes live: whoever opens the file then waits for the lease, which tells.
+  native.dmResume = async (...args) => {
+    sh(`chattr -i ${file}`)
+    const late = spawn('sh', ['-c', `exec sleep 1000 >>${file}`], { stdio: 'ignore' })
+    writer = late.pid ?? 0
+    await sleep(1000)
+    return await dmResume(...args)
+  }
+  try {
+    await t.rejects(mapFile(file), { code: 'DMLOOP_FILE_IN_USE' })
+  } finally {
+    native.dmResume = dmResume
+    process.kill(writer)
+  }
+  t.equal(fileState(file), before)
+  t.strictSame(deviceNames(), [host.name])
 })
 
 /** On f2fs the guard needs more than the flag, and could not be noted on an immutable file. */
@@ -221,6 +263,43 @@ if (filesystem === 'f2fs') {
     t.not(sh(`filefrag -v ${pinned}`), free, 'and now it is moved')
   })
 
+  await t.test('nobody but root can take the pin away', async (t) => {
+    const NOBODY = 'setpriv --reuid 1000 --regid 1000 --clear-groups'
+    // F2FS_IOC_SET_PIN_FILE, by a descriptor for reading.
+    const UNPIN = `perl -e 'open(my $f, "<", shift) or exit 3; ioctl($f, 0x4004f50d, my $no = pack("L", 0)) or exit 4'`
+    const unpin = (prefix: string): string => sh(`${prefix} ${UNPIN} ${file} || echo $?`).trim()
+    const flags = (): string => sh(`lsattr ${file}`)
+    sh(
+      `chmod 644 ${file}; chown 1000:1000 ${file}; setfacl -m u:1000:rw ${file} 2>/dev/null || true`,
+    )
+    const before = fileState(file)
+    const device = await mapFile(file)
+    t.equal(unpin(NOBODY), '3', 'its owner cannot open it')
+    t.equal(unpin(`${NOBODY} unshare -r`), '3', 'nor as root of a user namespace')
+    t.match(flags(), /C-/, 'and the pin stays')
+    t.strictSame(await device.verify(), EVERYTHING_OK)
+    sh(`chattr -i ${file}; chmod 644 ${file}`)
+    t.match((await device.verify()).problems, [
+      { code: 'DMLOOP_UNGUARDABLE' },
+      { code: 'DMLOOP_NOT_PINNED', message: /others than root/ },
+    ])
+    await device.unmap()
+    t.equal(fileState(file), before, 'owner and mode come back')
+
+    // Who has it open already could do so, too.
+    const reader = spawn('sh', ['-c', `exec 3<${file}; echo open; sleep 1000`], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    })
+    await once(reader.stdout, 'data')
+    const message = new RegExp(`is open by process ${reader.pid ?? 0} `)
+    await t.rejects(mapFile(file), { code: 'DMLOOP_FILE_IN_USE', message })
+    t.equal(fileState(file), before, 'refused, and as it was')
+    reader.kill('SIGKILL')
+    await once(reader, 'exit')
+    await (await mapFile(file)).unmap()
+    sh(`chown 0:0 ${file}; chmod 600 ${file}`)
+  })
+
   await t.test('verify() sees that a pin was given up', async (t) => {
     const device = await mapFile(file)
     await using handle = await open(file)
@@ -241,19 +320,28 @@ if (filesystem === 'f2fs') {
   })
 
   await t.test('a pin of somebody else stays', async (t) => {
-    await using handle = await open(file)
-    await result(native.setPinned(handle.fd, true))
+    const pin = async (pinned: boolean): Promise<void> => {
+      await using handle = await open(file)
+      await result(native.setPinned(handle.fd, pinned))
+    }
+    await pin(true)
     const before = fileState(file)
     await (await mapFile(file)).unmap()
     t.equal(fileState(file), before)
     t.match(before, /C-/, 'it was there')
-    sh(`chattr +i ${file}`)
+    sh(`chmod 600 ${file}; chattr +i ${file}`)
     await (await mapFile(file, { guard: 'none' })).unmap()
     await (await mapFile(file)).unmap()
-    await result(native.setPinned(handle.fd, false))
+    await pin(false)
     await t.rejects(mapFile(file), { code: 'DMLOOP_NOT_PINNED', message: /immutable already/ })
     await t.rejects(mapFile(file, { guard: 'none' }), { code: 'DMLOOP_NOT_PINNED' })
+    await pin(true)
+    sh(`chattr -i ${file}; chmod 640 ${file}; chattr +i ${file}`)
+    await t.rejects(mapFile(file), { code: 'DMLOOP_NOT_PINNED', message: /immutable already/ })
+    const open640 = mapFile(file, { guard: 'none' })
+    await t.rejects(open640, { code: 'DMLOOP_NOT_PINNED', message: /others than root/ })
     sh(`chattr -i ${file}`)
+    await pin(false)
   })
 }
 

@@ -25,7 +25,7 @@ function calls(path: string): string[] {
 /** What a call may do: look, or move this process's own memory, threads and descriptors about. */
 const HARMLESS = [
   /^(<\.\.\. )?(futex|mprotect|mmap|munmap|madvise|brk|epoll_\w+|clone3?|set_robust_list|rseq|rt_sig\w+|gettid|getpid|sched_\w+|clock_\w+|gettimeofday|restart_syscall|prctl|exit|getrandom|sysinfo|uname)\b/,
-  /^(<\.\.\. )?(fstat|stat|lstat|statx|newfstatat|statfs|fstatfs|readlink|readlinkat|read|pread64|getdents64|lseek|access|faccessat2?|fgetxattr|close|fcntl|getcwd|dup|poll)\b/,
+  /^(<\.\.\. )?(fstat|stat|lstat|statx|newfstatat|statfs|fstatfs|readlink|readlinkat|name_to_handle_at|read|pread64|getdents64|lseek|access|faccessat2?|fgetxattr|close|fcntl|getcwd|dup|poll)\b/,
   // Wakes a thread of Node's own through an eventfd or a pipe: eight bytes or one.
   /^(<\.\.\. )?write(\(\d+, "(\\1\\0\\0\\0\\0\\0\\0\\0", 8|[^"]{1,2}", 1)(\)| <unfinished)| resumed)/,
   /^(<\.\.\. )?openat(\(AT_FDCWD, "[^"]+", O_RDONLY(\|O_(CLOEXEC|NONBLOCK|NOCTTY|DIRECTORY|PATH))*(\)| <unfinished)| resumed)/,
@@ -47,6 +47,9 @@ for (const path of [file, dirty]) {
     'the extents were read meanwhile',
   )
   t.ok(!found.some((call) => call.includes('FIEMAP_FLAG_SYNC')), 'and nothing was synced')
+  // By then it may lead to a device, whose opening can do something.
+  const opened = found.filter((call) => call.includes(`openat(AT_FDCWD, "${path}"`))
+  t.match(opened, [/O_PATH/], 'the path is followed once, and what it leads to not opened by it')
 }
 t.match(sh(`filefrag -v ${dirty}`), /delalloc/, 'dirty data is still where it was')
 host.remove()

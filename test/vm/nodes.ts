@@ -9,6 +9,7 @@ import {
   statSync,
   symlinkSync,
 } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
@@ -42,6 +43,9 @@ const clean = (t: Test): void => {
   t.strictSame(leftFiles(), [], 'no record or node is left')
   t.strictSame(leftCookies(), [], 'no cookie is left')
 }
+
+/** Whether a guard holds the file. */
+const isHeld = (): boolean => /^-+i/.test(sh(`lsattr ${file}`))
 
 /** Reads a block, through a descriptor of its own. */
 function readable(path: string): boolean {
@@ -89,9 +93,35 @@ await t.test('a device that is held open', async (t) => {
   for (let wait = 0; wait < 100 && deviceNames().length > 1; wait++) sh('sleep 0.05')
   t.strictSame(deviceNames(), ['host'], 'and gone when it is closed')
   t.ok(!existsSync(device.path) || !readable(device.path), 'nor does its node open')
-  t.match(sh(`lsattr ${file}`), /^-+i/, 'nobody was there to let the file go')
+  // Of itself, as long as this process lives.
+  for (let wait = 0; wait < 100 && isHeld(); wait++) await sleep(50)
+  t.ok(!isHeld(), 'then the file is let go')
+  await device.unmap()
+  clean(t)
+
+  // When the process is gone, by whatever call comes next; the timer did not keep it alive.
+  const away = await peer('map-and-defer', file, 'away')
+  t.equal(away, 'deferred')
+  for (let wait = 0; wait < 100 && deviceNames().length > 1; wait++) await sleep(50)
+  t.ok(isHeld(), 'nobody was there to let the file go')
   t.strictSame(await listMappings(), [])
-  t.notMatch(sh(`lsattr ${file}`), /^-+i/, 'until somebody looked')
+  t.ok(!isHeld(), 'until somebody looked')
+
+  // A second call does what is left, whatever the timer does.
+  for (const finish of [
+    (device: MappedDevice) => device.unmap(),
+    (device: MappedDevice) => device[Symbol.asyncDispose](),
+    (device: MappedDevice) => device.unmap({ deferred: true }),
+  ]) {
+    const deferred = await mapFile(file)
+    const open = openSync(deferred.path, 'r')
+    await deferred.unmap({ deferred: true })
+    await t.rejects(deferred.unmap({ timeout: 50 }), { code: 'DMLOOP_STILL_OPEN' })
+    closeSync(open)
+    await finish(deferred)
+    t.ok(!isHeld(), 'finished when it resolves')
+    clean(t)
+  }
 
   const again = await mapFile(file)
   await again.unmap()

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace dmloop {
+
+// A mount of a filesystem that has a device (proc_pid_mountinfo(5)).
+struct Mount {
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  // As /proc/filesystems has it.
+  std::string filesystem;
+  // A path that leads there from here; it may be covered by another mount by now.
+  std::string place;
+  bool read_only = false;
+};
+
+// The mounts of this process's namespace, those that can be written through first.
+std::vector<Mount> OwnMounts();
+// Those of every other mount namespace that has a process which /proc shows, by way of its root.
+std::vector<Mount> ForeignMounts();
+// Files and directories of one filesystem that processes have open, or have as root or working
+// directory: all that leads to a filesystem whose last mount was detached (umount2(2), MNT_DETACH).
+std::vector<std::string> OpenPlaces(uint32_t major, uint32_t minor);
+
+}  // namespace dmloop

@@ -1,0 +1,398 @@
+// node identity.js FILESYSTEM: a mapping is known by the file itself. Whatever becomes of the paths that lead
+// to it, of /run and of the namespaces, unmap gives the file back as it was, with what was written to the
+// device, and touches no other file.
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import {
+  listMappings,
+  mapFile,
+  openMapping,
+  planFile,
+  releaseFile,
+  type MappedDevice,
+  type MapOptions,
+} from 'dmloop'
+import { deviceNames, fileState, leftFiles, makeHost, randomFile, sh } from './lab.js'
+
+const [filesystem = 'ext4'] = process.argv.slice(2)
+const PEER = fileURLToPath(new URL('peer.js', import.meta.url))
+const OK = { ok: true, problems: [] }
+const BLOCK = 4096
+const SIZE = 1 << 20
+const TABLE = `0 ${Number(sh('blockdev --getsz /dev/ram0'))} linear 1:0 0\n`
+const host = makeHost(filesystem, TABLE, { name: 'host' })
+const disk = '/dev/mapper/host'
+
+/** A directory of a user's, with a file that everybody can read, full of As. */
+function userFile(name: string): { folder: string; file: string; before: string } {
+  const folder = `${host.path}/${name}`
+  const file = `${folder}/disk.img`
+  sh(`mkdir ${folder}; head -c ${SIZE} /dev/zero | tr '\\0' A >${file}; sync ${file}
+    chmod 644 ${file}; chown -R 1000 ${folder}`)
+  return { folder, file, before: attributes(file) }
+}
+
+/** Everything of a file but its content. */
+const attributes = (file: string): string =>
+  sh(
+    `stat -c '%u %g %a %s %h' ${file}; lsattr ${file} | cut -d' ' -f1; getfattr -d -m - ${file} | grep -v '^#' || true`,
+  )
+
+/** Has the file cached, and writes a block of Bs through the device. */
+function write(device: MappedDevice, file: string): void {
+  sh(`cat ${file} >/dev/null`)
+  const out = openSync(device.path, 'r+')
+  writeSync(out, Buffer.alloc(BLOCK, 'B'), 0, BLOCK, 0)
+  fsyncSync(out)
+  closeSync(out)
+}
+
+const AS_WRITTEN = Buffer.concat([Buffer.alloc(BLOCK, 'B'), Buffer.alloc(SIZE - BLOCK, 'A')])
+const read = (file: string, flags = ''): Buffer =>
+  execFileSync('sh', ['-c', `dd if=${file} bs=1M status=none ${flags}`], { maxBuffer: 1 << 28 })
+
+/** That a file is its owner's again: attributes, bytes, and bytes on the disk after a write of one. */
+function givenBack(t: Test, file: string, before: string): void {
+  t.equal(attributes(file), before, 'owner, mode, flags and extended attributes are as they were')
+  t.ok(read(file).equals(AS_WRITTEN), 'it reads what was written to the device')
+  const out = openSync(file, 'r+')
+  writeSync(out, 'x', 100)
+  fsyncSync(out)
+  closeSync(out)
+  const expected = Buffer.from(AS_WRITTEN)
+  expected.write('x', 100)
+  t.ok(read(file, 'iflag=direct').equals(expected), 'and one byte later the disk has all of it')
+}
+
+const nothingLeft = (t: Test): void => {
+  t.strictSame(deviceNames(), ['host'], 'no device is left')
+  t.strictSame(leftFiles(), [], 'no record or node is left')
+}
+
+/** Maps a user's file, writes to the device, and lets something happen before it is unmapped. */
+async function story(
+  t: Test,
+  name: string,
+  meanwhile: (device: MappedDevice, file: string) => string | Promise<string>,
+  options: MapOptions = {},
+  finish: (device: MappedDevice) => Promise<void> = (device) => device.unmap(),
+): Promise<void> {
+  const { file, before } = userFile(name)
+  const device = await mapFile(file, { name, ...options })
+  write(device, file)
+  const now = await meanwhile(device, file)
+  await finish(device)
+  givenBack(t, now, before)
+  nothingLeft(t)
+}
+
+const rename = (_: unknown, file: string): string => {
+  const folder = file.replace(/\/disk.img$/, '')
+  sh(`chmod 777 ${host.path}; setpriv --reuid 1000 --clear-groups mv ${folder} ${folder}-moved`)
+  return `${folder}-moved/disk.img`
+}
+
+await t.test('a directory above is renamed by its owner', async (t) => {
+  await story(t, 'renamed', rename)
+  await story(t, 'verified', async (device, file) => {
+    const moved = rename(device, file)
+    t.strictSame(await device.verify({ content: 'full' }), OK, 'verify finds the file')
+    return moved
+  })
+  await story(t, 'found', rename, {}, async () => {
+    await (await openMapping('found')).unmap()
+  })
+  await story(t, 'listed', rename, {}, async () => {
+    for (const device of await listMappings()) await device.unmap()
+  })
+})
+
+await t.test('another file takes the path', async (t) => {
+  const other = { file: '', before: '' }
+  await story(t, 'taken', (device, file) => {
+    const moved = rename(device, file)
+    Object.assign(other, userFile('taken'))
+    sh(`chattr +i ${other.file}`)
+    other.before = fileState(other.file)
+    return moved
+  })
+  t.equal(fileState(other.file), other.before, 'the other file is as it was, its flag included')
+  sh(`chattr -i ${other.file}`)
+})
+
+await t.test('a bind mount that led to it goes', async (t) => {
+  const { file, folder, before } = userFile('bound')
+  sh(`mkdir -p /tmp/bind; mount --bind ${folder} /tmp/bind`)
+  const device = await mapFile('/tmp/bind/disk.img')
+  write(device, file)
+  sh('umount /tmp/bind')
+  t.strictSame(await device.verify(), OK)
+  await device.unmap()
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
+
+await t.test('a path that is not UTF-8', async (t) => {
+  const folder = Buffer.concat([Buffer.from(`${host.path}/d`), Buffer.from([0xff])])
+  mkdirSync(folder)
+  symlinkSync(folder, `${host.path}/link`)
+  const { file, before } = userFile('link/odd')
+  const device = await mapFile(file)
+  write(device, file)
+  t.strictSame(await device.verify({ content: 'full' }), OK)
+  await device.unmap()
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
+
+/** Runs dmloop in a mount namespace of its own, after some shell commands there. */
+const elsewhere = (commands: string, ...args: string[]): string =>
+  sh(`unshare -m sh -ec '${commands}
+    exec ${process.execPath} ${PEER} ${args.join(' ')}'`).trim()
+
+await t.test('a caller in another mount namespace', async (t) => {
+  const OWN_RUN = 'mount -t tmpfs none /run'
+  const ways: Record<string, string> = {
+    'where the filesystem is not mounted': `umount ${host.path}`,
+    'where something covers it': `mount -t tmpfs none ${host.path}`,
+    'with a /run of its own': OWN_RUN,
+    'with both': `umount ${host.path}; ${OWN_RUN}`,
+  }
+  for (const [index, [way, commands]] of Object.entries(ways).entries()) {
+    const name = `namespace-${index}`
+    await story(
+      t,
+      name,
+      (_, file) => file,
+      {},
+      async (device) => {
+        t.equal(elsewhere(commands, 'unmap', name), 'unmapped', way)
+        await device.unmap()
+        await listMappings()
+      },
+    )
+  }
+  // And mapped there, by way of a mount that nobody else has.
+  const { file, before } = userFile('theirs')
+  const inside = `mkdir -p /tmp/inside; mount ${disk} /tmp/inside; ${OWN_RUN}`
+  t.match(elsewhere(inside, 'map', '/tmp/inside/theirs/disk.img', 'theirs'), /^mapped/)
+  const found = await openMapping(file)
+  t.equal(found.name, 'theirs', 'found by its file')
+  await t.rejects(mapFile(file), { code: 'DMLOOP_ALREADY_MAPPED' })
+  write(found, file)
+  t.strictSame(await found.verify({ content: 'full' }), OK)
+  await found.unmap()
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
+
+await t.test('/run/dmloop is emptied', async (t) => {
+  const empty = (_: unknown, file: string): string => {
+    sh('rm -rf /run/dmloop/*')
+    return file
+  }
+  await story(t, 'emptied', empty)
+  await story(t, 'forgotten', empty, {}, async () => {
+    const found = await openMapping('forgotten')
+    t.strictSame(found.files, [`${host.path}/forgotten/disk.img`])
+    t.strictSame(await found.verify({ content: 'full' }), OK)
+    await found.unmap()
+  })
+  await story(t, 'by-file', empty, { offset: 0, length: 512 * 1024 }, async (device) => {
+    const found = await openMapping(device.files[0] ?? '')
+    t.strictSame(await found.verify({ content: 'full' }), OK)
+    await found.unmap()
+  })
+  await story(
+    t,
+    'without-guard',
+    empty,
+    { guard: filesystem === 'f2fs' ? 'immutable' : 'none' },
+    async () => {
+      await (await openMapping('without-guard')).unmap()
+    },
+  )
+  await story(t, 'as-loop', empty, { backend: 'loop' }, async (device) => {
+    await (await openMapping(device.path)).unmap()
+  })
+
+  const pair = [userFile('first'), userFile('second'), userFile('third')]
+  const files = pair.map(({ file }) => file)
+  const device = await mapFile(files, { name: 'array', offset: BLOCK })
+  sh('rm -rf /run/dmloop/*')
+  for (const file of files) {
+    t.equal((await openMapping(file)).name, 'array', `found by ${file}`)
+    await t.rejects(mapFile(file, { name: 'twin' }), { code: 'DMLOOP_ALREADY_MAPPED' })
+  }
+  const found = await openMapping('array')
+  t.strictSame(found.files, files)
+  t.strictSame(await found.verify({ content: 'full' }), OK)
+  await found.unmap()
+  await device.unmap()
+  for (const { file, before } of pair) t.equal(attributes(file), before)
+  nothingLeft(t)
+})
+
+await t.test('records of nonsense', async (t) => {
+  const { file, before } = userFile('nonsense')
+  const TEXTS = ['not json\n', '{}\n', 'null\n', '{"id":1}\n', '[]\n', '{"id":"x', '']
+  mkdirSync('/run/dmloop', { recursive: true })
+  TEXTS.forEach((text, index) => {
+    writeFileSync(`/run/dmloop/zzz-${index}.json`, text)
+  })
+  const device = await mapFile(file)
+  t.equal((await listMappings()).length, 1)
+  t.equal((await openMapping(device.name)).name, device.name)
+  write(device, file)
+  await device.unmap()
+  sh('rm -f /run/dmloop/zzz-*')
+  givenBack(t, file, before)
+
+  const again = await mapFile(file)
+  const [record] = leftFiles()
+  writeFileSync(`/run/dmloop/${record ?? ''}`, '{"id":"of another version"}\n')
+  await (await openMapping(again.name)).unmap()
+  t.equal(attributes(file), before, 'in the place of its own record')
+  sh('rm -f /run/dmloop/*')
+  nothingLeft(t)
+})
+
+await t.test('the device is renamed', async (t) => {
+  await story(t, 'named', async (device, file) => {
+    sh('dmsetup rename named renamed-since')
+    t.strictSame(await device.verify({ content: 'full' }), OK)
+    t.equal((await openMapping(file)).name, 'renamed-since')
+    return file
+  })
+})
+
+await t.test('the filesystem is not mounted', async (t) => {
+  const ways: Record<string, (device: MappedDevice, file: string) => Promise<void>> = {
+    'unmap again': (device) => device.unmap(),
+    releaseFile: (_, file) => releaseFile(file),
+    'mapFile again': async (_, file) => (await mapFile(file)).unmap(),
+    'releaseFile, without /run': async (_, file) => {
+      sh('rm -rf /run/dmloop/*')
+      await releaseFile(file)
+    },
+    listMappings: async () => {
+      t.strictSame(await listMappings(), [])
+    },
+  }
+  for (const [index, [way, finish]] of Object.entries(ways).entries()) {
+    await t.test(way, async (t) => {
+      const { file, before } = userFile(`away-${index}`)
+      const device = await mapFile(file)
+      write(device, file)
+      sh(`umount ${host.path}`)
+      for (let time = 0; time < 2; time++) {
+        await t.rejects(device.unmap(), { code: 'DMLOOP_FILE_UNREACHABLE', remedy: /Mount/ })
+        t.strictSame(deviceNames(), ['host'], 'the device is gone')
+      }
+      sh(`mount ${disk} ${host.path}`)
+      t.match(sh(`lsattr ${file}`), /^-+i/, 'the file is still held')
+      await finish(device, file)
+      givenBack(t, file, before)
+      await device.unmap()
+      nothingLeft(t)
+    })
+  }
+})
+
+await t.test('the last mount is detached while somebody is in it', async (t) => {
+  const { file, before } = userFile('detached')
+  const device = await mapFile(file)
+  write(device, file)
+  const inside = spawn('sleep', ['1000'], { cwd: host.path, stdio: 'ignore' })
+  await once(inside, 'spawn')
+  sh(`umount -l ${host.path}`)
+  await device.unmap()
+  inside.kill('SIGKILL')
+  await once(inside, 'exit')
+  sh(`while ! mount ${disk} ${host.path}; do sleep 0.1; done`)
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
+
+await t.test('the volume comes back under another number', async (t) => {
+  for (const way of ['unmap', 'open', 'without /run'] as const) {
+    const { file, before } = userFile(`renumbered-${way.replace(/\W/g, '')}`)
+    const device = await mapFile(file)
+    write(device, file)
+    sh(`umount ${host.path}; dmsetup remove --retry host; dmsetup create taken --table "0 8 zero"`)
+    sh('dmsetup create host', TABLE)
+    sh(`mount ${disk} ${host.path}`)
+    if (way === 'without /run') sh('rm -rf /run/dmloop/*')
+    t.strictSame(await device.verify({ content: 'full' }), OK)
+    if (way === 'unmap') await device.unmap()
+    else await (await openMapping(file)).unmap()
+    givenBack(t, file, before)
+    sh('dmsetup remove --retry taken')
+    nothingLeft(t)
+  }
+})
+
+await t.test('what has the old number is another filesystem by now', async (t) => {
+  const { file, before } = userFile('impostor')
+  const device = await mapFile(file)
+  write(device, file)
+  sh(`umount ${host.path}; dmsetup rename host real; mkdir -p /tmp/real`)
+  const real = sh('dmsetup table real')
+  sh('dmsetup load real --table "0 262144 linear 1:1 0"; dmsetup resume real')
+  sh(
+    `wipefs -aq /dev/mapper/real; mkfs.${filesystem} -q /dev/mapper/real; mount /dev/mapper/real /tmp/real`,
+  )
+  await t.rejects(device.unmap(), { code: 'DMLOOP_FILE_UNREACHABLE' })
+  sh('umount /tmp/real; dmsetup load real', real)
+  sh(`dmsetup resume real; dmsetup rename real host; mount ${disk} ${host.path}`)
+  await device.unmap()
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
+
+await t.test('the mark of another file says nothing', async (t) => {
+  const { file } = userFile('original')
+  const copy = `${host.path}/copy`
+  const device = await mapFile(file)
+  sh(`cp -a ${file} ${copy}; sync ${copy}`)
+  await device.unmap()
+  t.match(sh(`getfattr -d -m trusted ${copy}`), /trusted.dmloop/, 'cp -a has copied it')
+  sh(`chattr +i ${copy}`)
+  const before = sh(`lsattr ${copy}; stat -c '%u %a' ${copy}`)
+  t.match((await planFile(copy)).problems, [])
+  if (filesystem !== 'f2fs') await (await mapFile(copy)).unmap()
+  t.equal(sh(`lsattr ${copy}; stat -c '%u %a' ${copy}`), before, 'its own flag stays after unmap')
+  await releaseFile(copy)
+  t.equal(sh(`lsattr ${copy}; stat -c '%u %a' ${copy}`), before, 'and after releaseFile')
+  sh(`chattr -i ${copy}`)
+  await (await mapFile(copy)).unmap()
+  t.notMatch(sh(`lsattr ${copy}`), /^-+i/)
+  sh(`rm ${copy}`)
+})
+
+await t.test('a mark that nobody can read is no error', async (t) => {
+  const file = `${host.path}/marked`
+  randomFile(file, SIZE)
+  const TEXTS = ['x'.repeat(300), '3 h01 x -i', 'immutable', '2', '2 h x -a', '']
+  for (const text of TEXTS) {
+    sh(`setfattr -n trusted.dmloop -v "${text}" ${file}`)
+    t.match((await planFile(file)).problems, [], `"${text.slice(0, 20)}"`)
+    const before = sh(`lsattr ${file}; stat -c '%u %a' ${file}`)
+    await releaseFile(file)
+    await (await mapFile(file)).unmap()
+    t.equal(sh(`lsattr ${file}; stat -c '%u %a' ${file}`), before)
+  }
+})
+
+host.remove()
