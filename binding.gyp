@@ -25,6 +25,7 @@
         'native/addon.cc',
         'native/compare.cc',
         'native/device_mapper.cc',
+        'native/direct_io.cc',
         'native/dm_ioctl.cc',
         'native/dm_table.cc',
         'native/extent_list.cc',
@@ -42,6 +43,7 @@
         'native/look.cc',
         'native/loop.cc',
         'native/mounts.cc',
+        'native/page_cache.cc',
         'native/record.cc',
         'native/segments.cc',
         'native/small_files.cc',
@@ -74,6 +76,11 @@
           'target_name': 'floor',
           'type': 'executable',
           'sources': ['bench/native/floor.cc'],
+        },
+        {
+          'target_name': 'hold-pages',
+          'type': 'executable',
+          'sources': ['test/tools/hold-pages.cc'],
         },
         {
           'target_name': 'kill-at',

@@ -204,7 +204,10 @@ interface Addon {
    * numbers a run of bytes: offset on the device, offset in the file, length.
    */
   findDifference: Call<[device: number, path: string, file: number, runs: Float64Array], number>
-  dropCache: Call<[fd: number], void>
+  /** Drops the cached pages of an open file. The first byte that one left shows otherwise than the disk; -1 when there is none. */
+  findStaleByte: Call<[fd: number], number>
+  /** Reclaims what a process has mapped. Two numbers a range of its memory: the first address, and bytes. */
+  pageOut: Call<[pid: number, ranges: Float64Array], void>
   makeBlockNode: Call<[path: string, major: number, minor: number], void>
   /** Files laid end to end on the devices at the bottom, of which those in use are listed. */
   layOut: Call<[parts: FilePart[]], { segments: Layout; count: number; devices: number[] }>

@@ -213,6 +213,13 @@ export const POLICY = {
     remedy: 'Map it first: mapFile(); listMappings() tells what is mapped.',
     blocks: 'all',
   },
+  DMLOOP_STALE_CACHE: {
+    found: 'has pages in memory that are older than the disk',
+    why: 'Whoever reads the file sees them, and a small write puts whole pages of them on the disk.',
+    remedy:
+      'Have the processes that are named unmap or close the file, then call unmap() or releaseFile() again.',
+    blocks: 'all',
+  },
   DMLOOP_TIMEOUT: {
     found: 'did not happen in time',
     why: 'Another process or udev is slow or stuck.',

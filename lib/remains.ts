@@ -16,8 +16,8 @@ import { partIdentityOf, partOf, uuidOf } from './names.js'
 import { MappedFiles, recordWithout } from './mapped-files.js'
 import type { Mark } from './mark.js'
 import type { DmDevice } from './native.js'
-import { expelStalePages } from './page-cache.js'
 import { DEFAULT_TIMEOUT, pathOf } from './options.js'
+import { expelStalePages } from './page-cache.js'
 import { drawPlan } from './plan-file.js'
 import { nodePath } from './udev.js'
 import type { Patience } from './wait.js'
@@ -46,17 +46,17 @@ export async function clearDevices(
     if (record) await clearRecord(file, record)
     const mark = await markOf(file)
     if (mark) await clearGuard(file, mark)
-    // What is cached may be from before the writes of a device that nothing else knows of any more.
-    else await expelStalePages(file)
+    // What is cached may be from before the writes of a device that was never marked.
+    else if (record?.backend === 'linear') await expelStalePages(file)
   }
   await claim.clear()
 }
 
 /** Finishes with a mapping that is gone, as far as it is this file's. */
-async function clearRecord({ path }: BackingFile, record: MappingRecord): Promise<void> {
+async function clearRecord(file: BackingFile, record: MappingRecord): Promise<void> {
   if (await isLive(record)) {
     const loop = await loopOf(record)
-    throw alreadyMapped(path, loop?.path ?? nodePath(record.node.name))
+    throw alreadyMapped(file.path, loop?.path ?? nodePath(record.node.name))
   }
   await removeLeftNode(record.node)
 }

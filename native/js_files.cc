@@ -6,6 +6,7 @@
 #include "js_values.h"
 #include "look.h"
 #include "mounts.h"
+#include "page_cache.h"
 #include "record.h"
 #include "small_files.h"
 
@@ -254,6 +255,22 @@ Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
       NumberOrMinusOne);
 }
 
+Napi::Value FindStaleByteJs(const Napi::CallbackInfo& info) {
+  const auto fd = SafeInteger(info[0]);
+  if (!fd) return Reject(info.Env(), "findStaleByte(fd)");
+  return PromiseWorker<std::optional<uint64_t>>::Run(
+      info.Env(), [fd = static_cast<int>(*fd)] { return FindStaleByte(fd); }, NumberOrMinusOne);
+}
+
+Napi::Value PageOutJs(const Napi::CallbackInfo& info) {
+  const auto pid = SafeInteger(info[0]);
+  auto ranges = PackedNumbers::From(info[1]);
+  if (!pid || !ranges) return Reject(info.Env(), "pageOut(pid, ranges)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(), [pid = static_cast<pid_t>(*pid), ranges] { return PageOut(pid, ranges->rows()); },
+      Undefined);
+}
+
 Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
   const auto major = SafeInteger(info[1]);
   const auto minor = SafeInteger(info[2]);
@@ -282,8 +299,9 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "lockRecord", LockRecordJs);
   Add(exports, "writeRecord", FileTextStepJs<WriteRecord>);
   Add(exports, "releaseRecord", ReleaseRecordJs);
-  Add(exports, "dropCache", FileStepJs<DropCache>);
   Add(exports, "findDifference", FindDifferenceJs);
+  Add(exports, "findStaleByte", FindStaleByteJs);
+  Add(exports, "pageOut", PageOutJs);
   Add(exports, "lockFile", FileStepJs<LockFile>);
   Add(exports, "takeLease", FileSwitchJs<TakeLease>);
   Add(exports, "endLease", EndLeaseJs);

@@ -1,0 +1,43 @@
+// What a process has of a file, from /proc: descriptors and mappings.
+import { readdir, readFile, stat } from 'node:fs/promises'
+import type { BackingFile } from './backing-file.js'
+import { splitDevice } from './sysfs.js'
+import { isSame } from './uses.js'
+
+/** A range of a process's memory that shows the file. */
+export interface MemoryRange {
+  /** The first address: a multiple of the page size, which a number holds whatever its size. */
+  start: number
+  /** Bytes. */
+  length: number
+  /** As in proc_pid_maps(5): "rw-s". */
+  access: string
+}
+
+/** The descriptors of a process that are of a file. */
+export async function descriptorsOf(pid: string, { facts }: BackingFile): Promise<string[]> {
+  const descriptors: string[] = []
+  for (const descriptor of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
+    const open = await stat(`/proc/${pid}/fd/${descriptor}`, { bigint: true }).catch(
+      () => undefined,
+    )
+    if (open?.ino.toString() !== facts.inode) continue
+    const inode = { ...splitDevice(Number(open.dev)), inode: open.ino.toString() }
+    if (isSame(inode, facts)) descriptors.push(descriptor)
+  }
+  return descriptors
+}
+
+/** Where a process has a file mapped. A mapping outlives the descriptor that it was made with. */
+export async function memoryOf(pid: string, { facts }: BackingFile): Promise<MemoryRange[]> {
+  const maps = await readFile(`/proc/${pid}/maps`, 'utf8').catch(() => '')
+  const device = [facts.major, facts.minor].map((n) => n.toString(16).padStart(2, '0')).join(':')
+  return maps
+    .split('\n')
+    .map((line) => line.split(/ +/))
+    .filter(([, , , on, inode]) => on === device && inode === facts.inode)
+    .map(([range = '', access = '']) => {
+      const [start = 0, end = 0] = range.split('-').map((address) => parseInt(address, 16))
+      return { start, length: end - start, access }
+    })
+}

@@ -1,0 +1,183 @@
+// node stale.js FILESYSTEM: readers keep pages of a mapped file in memory while the device is written to.
+// Either unmap has them see what was written, or it says who keeps the old pages and holds the file until
+// they are gone: in the end no write to the file puts an old byte on the disk.
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, closeSync, fsyncSync, openSync, writeFileSync, writeSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { mapFile, releaseFile, type DmloopError } from 'dmloop'
+import { BackingFile } from '#lib/backing-file.js'
+import { expelStalePages } from '#lib/page-cache.js'
+import { leftFiles, makeHost, oneSegment, sh } from './lab.js'
+
+const HOLD_PAGES = fileURLToPath(new URL('../../../build/Release/hold-pages', import.meta.url))
+const MKFS: Record<string, string> = { f2fs: '-q' }
+const [filesystem = 'ext4'] = process.argv.slice(2)
+const host = makeHost(filesystem, oneSegment(), { mkfs: MKFS[filesystem] ?? '' })
+chmodSync(host.path, 0o755)
+const file = `${host.path}/image`
+
+/** Ends within a page, and within a block of the disk. */
+const SIZE = (1 << 20) + 512 + 100
+const SECTOR = 512
+const LAST_SECTOR = 1 << 20
+
+/** What is on the disk, past the page cache. */
+const onDisk = (): string => sh(`dd if=${file} iflag=direct bs=1M status=none`)
+const asCached = (): string => sh(`cat ${file}`)
+const isHeld = (): boolean => /^-+i/.test(sh(`lsattr ${file}`))
+
+/** The content of a file of As in which some sectors were written to. */
+function bytesWith(sectors: readonly number[]): string {
+  const bytes = Buffer.alloc(SIZE, 'A')
+  for (const at of sectors) bytes.fill('B', at, at + SECTOR)
+  return bytes.toString()
+}
+
+function makeFile(): void {
+  writeFileSync(file, bytesWith([]))
+  chmodSync(file, 0o644)
+  sh(`sync ${file}`)
+}
+
+/** Writes to the places `sectors` of a file or device, and to the disk. */
+function write(path: string, sectors: readonly number[], data: Buffer): void {
+  const out = openSync(path, 'r+')
+  for (const at of sectors) writeSync(out, data, 0, data.length, at)
+  fsyncSync(out)
+  closeSync(out)
+}
+
+/** A process that keeps pages of the file, of another user; see test/tools/hold-pages.cc. */
+class Reader {
+  readonly #process: ChildProcess
+  readonly #answers: AsyncIterator<string>
+
+  private constructor(how: string) {
+    const child = spawn(HOLD_PAGES, [how, file], { stdio: ['pipe', 'pipe', 'inherit'] })
+    this.#process = child
+    this.#answers = createInterface(child.stdout)[Symbol.asyncIterator]()
+  }
+
+  static async start(how: string): Promise<Reader> {
+    const reader = new Reader(how)
+    await reader.#answers.next()
+    return reader
+  }
+
+  get pid(): number {
+    return this.#process.pid ?? 0
+  }
+
+  /** The first byte that it sees; '-' when it has nothing mapped. */
+  async firstByte(): Promise<string> {
+    this.#process.stdin?.write('\n')
+    return (await this.#answers.next()).value as string
+  }
+
+  async end(): Promise<void> {
+    this.#process.stdin?.end()
+    await once(this.#process, 'exit')
+  }
+}
+
+interface Case {
+  readers: string[]
+  sectors: number[]
+  /** Whether Linux can be made to take the pages from those readers. */
+  freed: boolean
+}
+
+const ENDS = [0, LAST_SECTOR]
+const CASES: Record<string, Case> = {
+  'a shared mapping': { readers: ['shared'], sectors: ENDS, freed: true },
+  'a shared mapping, of the last page': {
+    readers: ['shared'],
+    sectors: [LAST_SECTOR],
+    freed: true,
+  },
+  'a private mapping': { readers: ['private'], sectors: ENDS, freed: true },
+  'a private mapping, written to': { readers: ['written'], sectors: ENDS, freed: true },
+  'a locked mapping': { readers: ['locked'], sectors: ENDS, freed: false },
+  'a mapping of two readers': { readers: ['shared', 'private'], sectors: ENDS, freed: false },
+  'pages in a pipe': { readers: ['spliced'], sectors: [0], freed: false },
+  'pages in a pipe, by a mapping': { readers: ['vmspliced'], sectors: [0], freed: false },
+}
+
+/** Unmaps, or says why not. */
+const refusal = async (done: Promise<void>): Promise<DmloopError | undefined> =>
+  done.then(
+    () => undefined,
+    (error: unknown) => error as DmloopError,
+  )
+
+async function checkRefused(t: Test, error: DmloopError, readers: Reader[]): Promise<void> {
+  t.match(error, { code: 'DMLOOP_STALE_CACHE', file, offset: 0, length: 4096 })
+  for (const reader of readers) {
+    const seen = (await reader.firstByte()) !== '-'
+    const words = seen ? new RegExp(`process ${reader.pid} \\(hold-pages\\)`) : /a pipe or/
+    t.match(error.message, words, error.message)
+  }
+  t.ok(isHeld(), 'the file is still held')
+  t.throws(() => openSync(file, 'r+'), { code: 'EPERM' }, 'nobody can write to it')
+}
+
+for (const [what, { readers: hows, sectors, freed }] of Object.entries(CASES)) {
+  await t.test(what, async (t) => {
+    makeFile()
+    const device = await mapFile(file)
+    const readers: Reader[] = []
+    for (const how of hows) readers.push(await Reader.start(how))
+    write(device.path, sectors, Buffer.alloc(SECTOR, 'B'))
+    const written = bytesWith(sectors)
+
+    const error = await refusal(device.unmap())
+    t.equal(error === undefined, freed, freed ? 'the pages go' : 'the pages stay')
+    if (error) {
+      await checkRefused(t, error, readers)
+      await t.rejects(releaseFile(file), { code: 'DMLOOP_STALE_CACHE' }, 'releaseFile, as well')
+    } else {
+      for (const reader of readers) t.equal(await reader.firstByte(), written[0])
+      t.ok(asCached() === written, 'the file reads as it was written')
+    }
+    for (const reader of readers) await reader.end()
+    await (hows.length > 1 ? releaseFile(file) : device.unmap())
+    t.notOk(isHeld(), 'the file is let go')
+    t.strictSame(leftFiles(), [])
+
+    t.ok(asCached() === written)
+    write(file, [100], Buffer.from('x'))
+    t.ok(onDisk() === `${written.slice(0, 100)}x${written.slice(101)}`, 'no old byte comes back')
+  })
+}
+
+await t.test('readers that come and go are no reason to refuse', async (t) => {
+  const ROUNDS = 100
+  makeFile()
+  const loop = `while cat ${file} >/dev/null; do :; done`
+  const reader = spawn('sh', ['-c', loop], { stdio: 'ignore' })
+  let stale = 0
+  for (let round = 0; round < ROUNDS; round++) {
+    const device = await mapFile(file)
+    const at = ((round * 7919) % ((SIZE / SECTOR) | 0)) * SECTOR
+    const data = Buffer.alloc(SECTOR, `${round} `)
+    write(device.path, [at], data)
+    await device.unmap()
+    if (asCached().slice(at, at + SECTOR) !== data.toString()) stale++
+  }
+  reader.kill()
+  await once(reader, 'exit')
+  t.equal(stale, 0, `${ROUNDS} rounds`)
+})
+
+await t.test('a file of a TiB', async (t) => {
+  sh(`truncate -s 1T ${file}; head -c 1M ${file} >/dev/null; sync ${file}`)
+  await using backing = await BackingFile.open(file)
+  const start = performance.now()
+  await expelStalePages(backing)
+  t.comment(`${(performance.now() - start).toFixed(0)} ms`)
+})
+
+host.remove()
