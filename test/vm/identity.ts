@@ -349,10 +349,9 @@ await t.test('what has the old number is another filesystem by now', async (t) =
   write(device, file)
   sh(`umount ${host.path}; dmsetup rename host real; mkdir -p /tmp/real`)
   const real = sh('dmsetup table real')
-  sh('dmsetup load real --table "0 262144 linear 1:1 0"; dmsetup resume real')
-  sh(
-    `wipefs -aq /dev/mapper/real; mkfs.${filesystem} -q /dev/mapper/real; mount /dev/mapper/real /tmp/real`,
-  )
+  sh('dmsetup load real; dmsetup resume real', TABLE.replace('1:0', '1:1'))
+  sh(`wipefs -aq /dev/mapper/real; mkfs.${filesystem} -q /dev/mapper/real
+    mount /dev/mapper/real /tmp/real`)
   await t.rejects(device.unmap(), { code: 'DMLOOP_FILE_UNREACHABLE' })
   sh('umount /tmp/real; dmsetup load real', real)
   sh(`dmsetup resume real; dmsetup rename real host; mount ${disk} ${host.path}`)

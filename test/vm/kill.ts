@@ -1,6 +1,9 @@
 // node kill.js FILESYSTEM [loop]: SIGKILL between any two system calls of mapFile and of unmap that change
-// something. Whatever is left, the next call finds it, and completes or undoes it.
+// something. Whatever is left, the next call finds it, and completes or undoes it: also after a reboot, which
+// keeps neither devices nor /run nor caches, and also when the device was written to meanwhile.
 import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { listMappings, mapFile, openMapping, releaseFile, type DmloopError } from 'dmloop'
@@ -19,6 +22,16 @@ const backend = loop === 'loop' ? 'loop' : 'linear'
 const KILL_AT = fileURLToPath(new URL('../../../build/Release/kill-at', import.meta.url))
 const PROGRAM = fileURLToPath(new URL('killed.js', import.meta.url))
 
+const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
+const loops = (): string => sh('losetup -l --noheadings')
+
+/** Everything of the file, and its bytes as the page cache and as the disk have them. */
+function stateOf(): { state: object; attributes: string; sum: string[] } {
+  const { sum, ...state } = JSON.parse(fileState(file)) as { sum: string }
+  const direct = sh(`dd if=${file} iflag=direct bs=64K status=none | sha256sum`).slice(0, 64)
+  return { state, attributes: sh(`getfattr -d -m - ${file}`), sum: [sum, direct] }
+}
+
 const host = makeHost(filesystem, oneSegment(), { mkfs: filesystem === 'f2fs' ? '-q' : '' })
 const file = `${host.path}/image`
 fragmentedFile(file, 256 << 10, 8, 1)
@@ -31,42 +44,89 @@ function killAt(call: number, verb: string): string {
   return execFileSync(KILL_AT, args, { env, encoding: 'utf8' }).trim()
 }
 
-/** The two ways back. */
+/** What the file must hold: what it held, and what was written to a device that showed it. */
+const content = readFileSync(file)
+const BLOCK = 4096
+
+/** Has the file cached, and writes a block to the device that a kill has left, if it is one. */
+function writeToDevice(value: number): void {
+  readFileSync(file)
+  const [left] = sh(
+    'dmsetup info -c --noheadings --separator " " -o name,major,minor,tables_loaded',
+  )
+    .split('\n')
+    .map((line) => line.split(' '))
+    .filter(([name, , , tables]) => name !== host.name && tables === 'Live')
+  if (!left) return
+  const [, major = '', minor = ''] = left
+  const node = '/dev/left'
+  sh(`rm -f ${node}; mknod ${node} b ${major} ${minor}`)
+  const device = openSync(node, 'r+')
+  content.fill(value, 0, BLOCK)
+  writeSync(device, content, 0, BLOCK, 0)
+  fsyncSync(device)
+  closeSync(device)
+}
+
+function reboot(): void {
+  sh(`for name in $(dmsetup info -c --noheadings -o name); do
+        [ $name = ${host.name} ] || dmsetup remove --retry $name
+      done
+      losetup -D; rm -rf /run/dmloop; umount ${host.path}; mount /dev/mapper/${host.name} ${host.path}
+      find /dev/mapper ! -name control ! -name ${host.name} ! -type d -delete`)
+}
+
+async function mapAndUnmap(): Promise<void> {
+  const device = await mapFile(file, { backend }).catch((error: unknown) => {
+    if ((error as DmloopError).code === 'DMLOOP_ALREADY_MAPPED') return openMapping(file)
+    throw error
+  })
+  t.match(await device.verify({ content: 'full' }), { ok: true }, 'the mapping is whole')
+  await device.unmap()
+}
+
+/** The ways back. */
 const RECOVERIES: Record<string, () => Promise<void>> = {
   async 'listMappings, unmap, releaseFile'() {
     for (const device of await listMappings()) await device.unmap()
     await releaseFile(file)
   },
-  async 'mapFile, unmap'() {
-    const device = await mapFile(file, { backend }).catch((error: unknown) => {
-      if ((error as DmloopError).code === 'DMLOOP_ALREADY_MAPPED') return openMapping(file)
-      throw error
-    })
-    t.match(await device.verify({ content: 'full' }), { ok: true }, 'the mapping is whole')
-    await device.unmap()
+  'mapFile, unmap': mapAndUnmap,
+  async 'reboot, releaseFile'() {
+    reboot()
+    await releaseFile(file)
+  },
+  async 'reboot, mapFile, unmap'() {
+    reboot()
+    await mapAndUnmap()
   },
 }
 
 const WAYS = Object.entries(RECOVERIES)
-/** Each call is followed by one way back; on the next filesystem, by the other. */
+/** Each call is followed by one way back; on the next filesystem, by another. */
 const turn = ['ext4', 'xfs', 'f2fs'].indexOf(filesystem)
 
 for (const verb of ['map', 'unmap']) {
   await t.test(`${verb}, killed at each call`, async (t) => {
-    const before = `${fileState(file)}${sh(`getfattr -d -m - ${file}`)}`
+    const { sum: _, ...before } = stateOf()
     let call = 1
     for (; ; call++) {
       if (verb === 'unmap') await mapFile(file, { backend })
       const killed = killAt(call, verb)
+      // What is written through a loop device is the filesystem's own affair.
+      if (backend === 'linear') writeToDevice(call)
       const [way, recover] = WAYS[(call + turn) % WAYS.length] as (typeof WAYS)[number]
       await recover()
-      const clean = {
-        file: `${fileState(file)}${sh(`getfattr -d -m - ${file}`)}`,
-        devices: deviceNames(),
-        left: leftFiles(),
-        loops: sh('losetup -l --noheadings'),
+      const { sum, ...found } = stateOf()
+      const clean = { file: found, sum, devices: deviceNames(), left: leftFiles(), loops: loops() }
+      const expected = {
+        file: before,
+        // As the page cache has it, and as the disk has it.
+        sum: [digest(content), digest(content)],
+        devices: [host.name],
+        left: [],
+        loops: '',
       }
-      const expected = { file: before, devices: [host.name], left: [], loops: '' }
       t.strictSame(clean, expected, `${call}: ${killed}; ${way}`)
       if (killed.endsWith('in all')) break
     }
