@@ -33,6 +33,7 @@
         'native/file_facts.cc',
         'native/file_handle.cc',
         'native/files.cc',
+        'native/filesystem_files.cc',
         'native/guard.cc',
         'native/js_device_mapper.cc',
         'native/js_extents.cc',

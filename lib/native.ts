@@ -79,6 +79,8 @@ export interface Look {
   mounts: string
   ext4Options: string
   swaps: string
+  /** What the kernel uses itself, as far as this process may ask: the journal and such, by inode. */
+  filesystemFiles: { role: string; inode: string }[]
   loops: LoopStatus[]
 }
 

@@ -139,6 +139,12 @@ export const POLICY = {
     remedy: 'Take it out of use first: swapoff FILE.',
     blocks: 'all',
   },
+  DMLOOP_FILESYSTEM_FILE: {
+    found: 'is a part of its filesystem: the journal, a quota file or such',
+    why: 'The kernel reads and writes its blocks, and no lease or flag of a file keeps it from them.',
+    remedy: 'Map a copy of it, or take it out of use first: tune2fs -O ^has_journal, quotaoff.',
+    blocks: 'all',
+  },
   DMLOOP_NO_DEVICE_MAPPER: {
     found: 'device-mapper cannot be reached',
     why: 'The kernel’s device-mapper makes the device.',

@@ -1,4 +1,4 @@
-// What else uses the blocks of a file: swap space and loop devices.
+// What else uses the blocks of a file: swap space, its filesystem and loop devices.
 import { stat } from 'node:fs/promises'
 import { loopPath } from './loop.js'
 import type { FileFacts, Look } from './native.js'
@@ -6,6 +6,8 @@ import { splitDevice, unescapePath } from './sysfs.js'
 
 export interface Uses {
   swap: boolean
+  /** What it is to its own filesystem ("the journal"), if it is one of those files. */
+  filesystem?: string | undefined
   /** The nodes of the loop devices that show the file. */
   loops: string[]
 }
@@ -20,8 +22,9 @@ export const isSame = (a: Inode, b: Inode): boolean =>
  * The loop driver is asked rather than sysfs, whose paths mean nothing in another mount namespace. Who may
  * not ask it, may not map either: a plan goes on without the answer.
  */
-export const usesOf = async ({ facts, swaps, loops }: Look): Promise<Uses> => ({
+export const usesOf = async ({ facts, swaps, filesystemFiles, loops }: Look): Promise<Uses> => ({
   swap: await isSwap(facts, swaps),
+  filesystem: filesystemFiles.find(({ inode }) => inode === facts.inode)?.role,
   loops: loops.filter((loop) => isSame(loop, facts)).map(({ number }) => loopPath(number)),
 })
 

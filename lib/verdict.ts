@@ -40,6 +40,9 @@ export function judgeFile(
   if (filesystem.readOnly && !readOnly) found('DMLOOP_READ_ONLY')
   if (filesystem.options.includes('data=journal')) found('DMLOOP_DATA_JOURNALED')
   if (uses.swap) found('DMLOOP_SWAPFILE')
+  if (uses.filesystem !== undefined) {
+    found('DMLOOP_FILESYSTEM_FILE', `is ${uses.filesystem} of its filesystem`)
+  }
   for (const loop of uses.loops) found('DMLOOP_ALREADY_MAPPED', `is mapped already, as ${loop}`)
   return problems
 }

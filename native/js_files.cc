@@ -34,6 +34,13 @@ Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   return object;
 }
 
+Napi::Object FilesystemFileObject(Napi::Env env, const FilesystemFile& file) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("role", file.role);
+  object.Set("inode", std::to_string(file.inode));
+  return object;
+}
+
 Napi::Value LookValue(Napi::Env env, Look& look) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("facts", FactsValue(env, look.facts));
@@ -43,6 +50,7 @@ Napi::Value LookValue(Napi::Env env, Look& look) {
   object.Set("mounts", look.mounts);
   object.Set("ext4Options", look.ext4_options);
   object.Set("swaps", look.swaps);
+  object.Set("filesystemFiles", ArrayOf(env, look.filesystem_files, FilesystemFileObject));
   object.Set("loops", LoopsValue(env, look.loops));
   return object;
 }

@@ -78,6 +78,9 @@ Result<Look> LookAt(int fd) {
     look.device_size = NumberOr(sectors.value(), 0) * 512;
     auto failure = ReadInto(look.ext4_options, "/proc/fs/ext4/" + *look.kernel_name + "/options");
     if (failure) return *failure;
+    auto files = FilesystemFiles(fd, look.facts, *look.kernel_name);
+    if (!files.ok()) return files.failure();
+    look.filesystem_files = std::move(files.value());
   }
   std::string mountinfo;
   if (auto failure = ReadInto(mountinfo, "/proc/self/mountinfo")) return *failure;

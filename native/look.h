@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "file_facts.h"
+#include "filesystem_files.h"
 #include "loop.h"
 #include "result.h"
 #include "unique_fd.h"
@@ -28,6 +29,8 @@ struct Look {
   std::string ext4_options;
   // /proc/swaps.
   std::string swaps;
+  // What of the filesystem's files the kernel uses itself.
+  std::vector<FilesystemFile> filesystem_files;
   // Every loop device that shows something.
   std::vector<loop::Status> loops;
 };

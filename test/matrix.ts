@@ -270,6 +270,12 @@ export const MATRIX: readonly Row[] = [
     ...refused('DMLOOP_SWAPFILE'),
   },
   {
+    file: 'that is the journal of its filesystem (tune2fs -j)',
+    host: 'ext2',
+    make: 'tune2fs -j $DISK; umount $AT; mount -t ext4 $DISK $AT; ln -s .journal $FILE',
+    ...refused('DMLOOP_FILESYSTEM_FILE'),
+  },
+  {
     file: 'that a loop device shows',
     host: 'ext4',
     make: 'head -c 64K /dev/urandom >$FILE; losetup -f $FILE',

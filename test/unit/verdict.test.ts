@@ -149,6 +149,10 @@ await t.test('files as a whole', (t) => {
     'a filesystem over several devices',
   )
   t.strictSame(judge({ uses: { swap: true, loops: [] } }), ['DMLOOP_SWAPFILE'])
+  const journal = { uses: { swap: false, filesystem: 'the journal', loops: [] } }
+  t.match(judgeFile(file('f', 1, journal), { readOnly: true }), [
+    { code: 'DMLOOP_FILESYSTEM_FILE', message: /is the journal of its filesystem/, blocks: 'all' },
+  ])
   t.match(judgeFile(file('f', 1, { uses: { swap: false, loops: ['/dev/loop7'] } }), CLEAN_FILE), [
     { code: 'DMLOOP_ALREADY_MAPPED', message: /\/dev\/loop7/ },
   ])

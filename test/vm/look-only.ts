@@ -31,7 +31,9 @@ const HARMLESS = [
   /^(<\.\.\. )?openat(\(AT_FDCWD, "[^"]+", O_RDONLY(\|O_(CLOEXEC|NONBLOCK|NOCTTY|DIRECTORY|PATH))*(\)| <unfinished)| resumed)/,
   // The ioctls of device-mapper need its node open for writing; which ones come is below.
   /^openat\(AT_FDCWD, "\/dev\/mapper\/control", O_RDWR\|O_CLOEXEC\)?/,
-  /^(<\.\.\. )?ioctl(\(\d+, (FS_IOC_FIEMAP|FS_IOC_GETFLAGS|FS_IOC_FSGETXATTR|DM_TABLE_STATUS|DM_DEV_STATUS|DM_VERSION|FIONBIO)\b| resumed)/,
+  /^(<\.\.\. )?ioctl(\(\d+, (FS_IOC_FIEMAP|FS_IOC_GETFLAGS|FS_IOC_FSGETXATTR|DM_LIST_DEVICES|DM_TABLE_STATUS|DM_DEV_STATUS|DM_VERSION|FIONBIO)\b| resumed)/,
+  /^quotactl(_fd\(\d+, |\()QCMD\(Q_XGETQSTATV, USRQUOTA\)/,
+  /^(<\.\.\. )?quotactl(_fd)? resumed/,
   /^(---|\+\+\+|strace)/,
 ]
 
