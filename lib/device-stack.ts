@@ -4,16 +4,38 @@ import type { BackingFile } from './backing-file.js'
 import { describeStack } from './describe-stack.js'
 import { isSystemError, problem, type Problem } from './errors.js'
 import { native, result, type DmDevice, type DmTable, type Layer } from './native.js'
+import { identityOf } from './names.js'
 import { sameNumbers } from './segments.js'
 import { deviceName, mountsOf } from './sysfs.js'
 
 const log = debug('dmloop:device-stack')
 
-/** DM_READONLY_FLAG (linux/dm-ioctl.h). */
-export const isReadOnly = (device: DmDevice): boolean => (device.flags & 1) !== 0
+/** DM_*_FLAG (linux/dm-ioctl.h). */
+const READ_ONLY = 1
+const SUSPENDED = 1 << 1
+const INACTIVE_PRESENT = 1 << 6
 
-/** A layer that only translates addresses: all of its targets are linear, striped or zero. */
-const isTranslation = (table: DmTable): boolean => table.others.length === 0
+export const isReadOnly = (device: DmDevice): boolean => (device.flags & READ_ONLY) !== 0
+
+/**
+ * A layer that only translates addresses: all of its targets are linear, striped or zero. A mapping is
+ * none, though its table is: what lies on it must keep it from being removed, so nothing is mapped
+ * beneath it.
+ */
+const isTranslation = ({ others, device }: DmTable): boolean =>
+  others.length === 0 && identityOf(device.uuid) === undefined
+
+/**
+ * What is being done to a layer, after which its addresses may lead elsewhere; undefined for one that
+ * stays as it is. LVM moves extents by putting a volume on a mirror of a name that it keeps for this, and
+ * takes the mirror away again at the end (lvmraid(7), pvmove(8)).
+ */
+function changeOf({ device: { name, uuid, flags } }: DmTable): string | undefined {
+  if (uuid.startsWith('LVM-') && /-pvmove\d+$/.test(name)) return 'is what pvmove moves it through'
+  if ((flags & SUSPENDED) !== 0) return 'is suspended'
+  if ((flags & INACTIVE_PRESENT) !== 0) return 'has another table waiting'
+  return undefined
+}
 
 /** The live tables of a device and of what lies beneath it, by "major:minor". */
 async function tablesFrom(device: string): Promise<Map<string, DmTable>> {
@@ -64,28 +86,42 @@ function levelBeneath(
   return translated ? { level, below, readOnly } : undefined
 }
 
+/** What a device lies on, and the first of the layers that were looked at that is about to change. */
+interface Descent extends DeviceStack {
+  /** The device's own table, if it is device-mapper's. */
+  top: DmTable | undefined
+  changing: DmTable | undefined
+}
+
+/** Looks down from a device through every layer that only translates. There may be none. */
+export async function descend(device: string): Promise<Descent> {
+  const tables = await tablesFrom(device)
+  const levels: Layer[][] = []
+  let devices = [device]
+  let readOnly = false
+  let changing: DmTable | undefined
+  for (;;) {
+    changing ??= devices.map((each) => tables.get(each)).find((table) => table && changeOf(table))
+    const next = levelBeneath(devices, tables)
+    if (!next) break
+    levels.push(next.level)
+    devices = next.below
+    readOnly ||= next.readOnly
+  }
+  log('%s: %d levels down to %o', device, levels.length, devices)
+  return { levels, devices, readOnly, top: tables.get(device), changing }
+}
+
 /**
- * Looks down from a filesystem's device through every layer that only translates. At least one such
- * layer must be there, because the filesystem holds the device that it is mounted on: only what is
- * beneath that is device-mapper's to share (FACTS section 2).
+ * The layers beneath a filesystem's device. At least one that only translates must be there, because the
+ * filesystem holds the device that it is mounted on: only what is beneath that is device-mapper's to share
+ * (FACTS section 2).
  */
 export async function readStack(file: BackingFile): Promise<DeviceStack | Problem> {
-  const { device } = file
   try {
-    const tables = await tablesFrom(device)
-    const levels: Layer[][] = []
-    let devices = [device]
-    let readOnly = false
-    for (;;) {
-      const next = levelBeneath(devices, tables)
-      if (!next) break
-      levels.push(next.level)
-      devices = next.below
-      readOnly ||= next.readOnly
-    }
-    if (levels.length === 0) return await notBeneath(file, tables.get(device))
-    log('%s: %d levels down to %o', device, levels.length, devices)
-    return { levels, devices, readOnly }
+    const { top, changing, ...stack } = await descend(file.device)
+    if (changing) return await unsettled(file, changing)
+    return stack.levels.length === 0 ? await notBeneath(file, top) : stack
   } catch (error) {
     if (!isUnreachable(error)) throw error
     return noDeviceMapper(error, file.path)
@@ -121,13 +157,23 @@ export function sameStack(a: DeviceStack, b: DeviceStack): boolean {
   return text(a) === text(b) && rows(a).every((each, index) => sameNumbers(each, others[index]))
 }
 
+/** That a layer is about to change. */
+async function unsettled(
+  { device, path, filesystem }: BackingFile,
+  table: DmTable,
+): Promise<Problem> {
+  const stack = `${filesystem.name} on ${await describeStack(device)}`
+  const detail = `lies on ${stack}, and "${table.device.name}" ${changeOf(table) ?? ''}`
+  return problem('DMLOOP_DEVICE_BUSY', { file: path }, detail)
+}
+
 /** Why nothing beneath a filesystem's device can be mapped: each layer, and which of them stops it. */
 async function notBeneath(
   { device, path, filesystem }: BackingFile,
   table: DmTable | undefined,
 ): Promise<Problem> {
   const stack = `${filesystem.name} on ${await describeStack(device)}`
-  if (!table) {
+  if (!table || table.others.length === 0) {
     const mounts = (await mountsOf(device)).map(({ mountPoint }) => mountPoint)
     const where = mounts.length === 0 ? '' : `, mounted on ${mounts.join(' and ')},`
     const detail = `lies on ${stack}, and the filesystem${where} holds that device itself`

@@ -9,6 +9,7 @@ import {
   removeDevice,
   resumeDevice,
 } from './device-mapper.js'
+import { readStack } from './device-stack.js'
 import { DmloopError } from './errors.js'
 import { holdStill, markOf, takeHoldsOff, whileHeld, type Holder } from './guard.js'
 import { LinearDevice } from './linear-device.js'
@@ -76,7 +77,7 @@ async function mapLinear(
 ): Promise<LinearDevice> {
   const [first] = files.list as [BackingFile]
   if (request.backend === 'auto') await assertDeviceMapper()
-  assertInspected(files.list, request)
+  await assertInspected(files.list, request)
   const id = newId()
   const marked: string[] = []
   let live = false
@@ -141,10 +142,17 @@ const holderOf = (
   next: files[index + 1]?.identity,
 })
 
-/** Throws what is wrong with the files as such, before anything is done to them. */
-function assertInspected(files: readonly BackingFile[], request: MapRequest): void {
+/**
+ * Throws what is wrong with the files as such, before anything is done to them; and that a device beneath
+ * is about to change, because as long as one is suspended whatever is done to a file waits.
+ */
+async function assertInspected(files: readonly BackingFile[], request: MapRequest): Promise<void> {
   const { problems } = sliceFiles(files, request)
   problems.push(...files.flatMap((file) => judgeFile(file, request)))
+  for (const file of problems.length === 0 ? files : []) {
+    const found = await readStack(file)
+    if ('code' in found && found.code === 'DMLOOP_DEVICE_BUSY') problems.push(found)
+  }
   const [first] = problems
   if (first) throw new DmloopError(first, problems)
 }

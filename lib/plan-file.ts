@@ -139,12 +139,17 @@ async function planSlice(
   // Where the filesystem is not known, neither are its answers: they are not even asked for.
   if (problems.length > 0) return { slice, problems, facts: undefined, stack: undefined }
 
+  const found = await readStack(file)
+  // What the filesystem would have to read for its answer may wait for as long as a device is suspended.
+  if ('code' in found && found.code === 'DMLOOP_DEVICE_BUSY') {
+    return { slice, problems: [found], facts: undefined, stack: undefined }
+  }
+
   const { fd, path, addressCall } = file
   const walk = native.walkExtents(fd, addressCall, offset, length, options.blockSize)
   const facts = await result(walk, path)
   problems.push(...judgeExtents(path, facts, options))
 
-  const found = await readStack(file)
   const stack = 'code' in found ? undefined : found
   if ('code' in found) problems.push(found)
   if (stack?.readOnly === true && !options.readOnly) {
@@ -181,6 +186,12 @@ export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
   for (const { slice, facts, stack } of parts) {
     const { file, offset, length } = slice
     if (!facts) continue
+    const again = await readStack(file)
+    if ('code' in again) throw new DmloopError(again)
+    if (!stack || !sameStack(stack, again)) {
+      const detail = 'the devices beneath changed while it was being mapped'
+      throw verdict('DMLOOP_FILE_CHANGED', { file: file.path }, detail)
+    }
     const moved = await result(
       native.findMovedByte(file.fd, file.addressCall, offset, length, facts.extents),
       file.path,
@@ -188,11 +199,6 @@ export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
     if (moved >= 0) {
       const range = { file: file.path, offset: moved, length: file.blockSize }
       throw verdict('DMLOOP_FILE_CHANGED', range, 'changed while it was being mapped')
-    }
-    const again = await readStack(file)
-    if (!stack || 'code' in again || !sameStack(stack, again)) {
-      const detail = 'the devices beneath changed while it was being mapped'
-      throw verdict('DMLOOP_FILE_CHANGED', { file: file.path }, detail)
     }
   }
 }

@@ -127,6 +127,13 @@ export const POLICY = {
       'Put a linear layer between, as a logical volume on top of it; or map with backend: ‘auto’.',
     blocks: 'linear',
   },
+  DMLOOP_DEVICE_BUSY: {
+    found: 'lies on a device that is about to change',
+    why: 'What its addresses lead to now may be elsewhere in a moment.',
+    remedy:
+      'Wait until it is done, or end it (pvmove --abort, dmsetup resume, dmsetup clear); or map with backend: ‘auto’.',
+    blocks: 'linear',
+  },
   DMLOOP_TOO_MANY_SEGMENTS: {
     found: 'is in more pieces than a device-mapper table may have (1,048,576)',
     why: 'The kernel refuses a larger table.',
