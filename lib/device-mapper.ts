@@ -104,13 +104,13 @@ export async function assertAlone(
 ): Promise<void> {
   for (const other of await listDevices()) {
     if (identityOf(other.uuid) === undefined || other.uuid === device.uuid) continue
-    const table = await tableOf(other)
-    if (!table) continue
-    const devices = segments.numbersOf(table.devices)
-    const sector = await result(
-      native.findOverlap(segments.source, { rows: placesOf(table), devices }),
-    )
-    if (sector >= 0) throw alreadyMapped(file, nodePath(other.name))
+    for (const table of await tablesOf(other)) {
+      const devices = segments.numbersOf(table.devices)
+      const sector = await result(
+        native.findOverlap(segments.source, { rows: placesOf(table), devices }),
+      )
+      if (sector >= 0) throw alreadyMapped(file, nodePath(other.name))
+    }
   }
 }
 
@@ -123,16 +123,21 @@ const placesOf = ({ packed }: SegmentTable): Float64Array => {
   return Float64Array.from(rows)
 }
 
-/** The table of a mapping, live or about to be; undefined when it has none or has gone meanwhile. */
-async function tableOf(device: DmDevice): Promise<SegmentTable | undefined> {
+/**
+ * Both tables of a mapping, of which either may have no rows; none when it has gone meanwhile. The one
+ * that is about to be live is read first: a resume in between makes it the other.
+ */
+async function tablesOf({ uuid, name }: DmDevice): Promise<SegmentTable[]> {
+  const tables: SegmentTable[] = []
   try {
-    const inactive = !hasLiveTable(device)
-    const table = await result(native.dmTable({ uuid: device.uuid }, inactive), device.name)
-    return new SegmentTable(table.rows, table.devices)
+    for (const inactive of [true, false]) {
+      const table = await result(native.dmTable({ uuid }, inactive), name)
+      tables.push(new SegmentTable(table.rows, table.devices))
+    }
   } catch (error) {
-    if (isSystemError(error, 'ENXIO')) return undefined
-    throw error
+    if (!isSystemError(error, 'ENXIO')) throw error
   }
+  return tables
 }
 
 /** Drops the table that was loaded but not made live. */

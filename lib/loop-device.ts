@@ -1,5 +1,6 @@
 // A mapping through loop devices: the file's filesystem does the I/O. Several files are a loop device
 // each, joined by a device-mapper table.
+import { assertUnmapped } from './alone.js'
 import type { BackingFiles } from './backing-file.js'
 import { Claim, readRecord, type MappingRecord } from './claim.js'
 import { compareContent, wholly } from './content.js'
@@ -123,6 +124,7 @@ export class LoopDevice extends MappedDevice {
     const request = { ...record, length: undefined }
     const plan = planLoop(files.list, request)
     plan.assertMappable()
+    for (const file of files.list) await assertUnmapped(file)
     const { slices } = sliceFiles(files.list, request)
     const { loops, top } = this.#stack
     if (slices.length !== loops.length) {

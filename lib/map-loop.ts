@@ -1,6 +1,7 @@
 // The walk of mapFile with a loop device in place of segments.
 import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
+import { assertUnmapped } from './alone.js'
 import type { BackingFile, BackingFiles } from './backing-file.js'
 import { newId, newRecord, type Claim, type MappingRecord } from './claim.js'
 import { proveContent, wholly } from './content.js'
@@ -43,6 +44,8 @@ export async function mapLoop(
     undo.onFailure(() => claim.clear())
     const work = { files, claim, name, request, plan, range, undo }
     const device = range.slices.length === 1 ? await showOne(work) : await showJoined(work)
+    // Only now: of two processes at once at least one sees the device of the other.
+    for (const file of files.list) await assertUnmapped(file)
     await proveContent(wholly(range.slices), device.path, request)
     return device
   } catch (error) {

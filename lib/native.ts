@@ -168,7 +168,7 @@ interface Addon {
     [fd: number, call: AddressCall, offset: number, length: number, extents: ExtentList],
     number
   >
-  /** For tests: extents that no walk has found, four numbers each. */
+  /** Extents that no walk has found, four numbers each. */
   packExtents: (rows: Float64Array) => ExtentList
   /** Some of the extents, four numbers each: logical, physical, length, flags. */
   extentRows: (extents: ExtentList, first: number, count: number) => Float64Array

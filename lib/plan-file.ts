@@ -1,4 +1,5 @@
 import debug from 'debug'
+import { assertBlocksFree, assertNoDevice, assertUnmapped } from './alone.js'
 import { BackingFiles, type BackingFile } from './backing-file.js'
 import { levelsOver, readStack, sameStack, type DeviceStack } from './device-stack.js'
 import { DmloopError, problem, verdict, type Problem } from './errors.js'
@@ -28,10 +29,14 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
   const request = parsePlanOptions(file, options)
   try {
     await using files = await BackingFiles.open(request.files)
-    if (request.backend === 'loop') return planLoop(files.list, request)
-    const { plan } = await drawPlan(files.list, request)
-    if (request.backend === 'linear' || !fallsBack(plan.problems)) return plan
-    return planLoop(files.list, request, plan.problems)
+    const drawn = request.backend === 'loop' ? undefined : await drawPlan(files.list, request)
+    if (drawn && (request.backend === 'linear' || !fallsBack(drawn.plan.problems))) {
+      return await withMappings(drawn.plan, files.list, () => assertBlocksFree(drawn, ''))
+    }
+    const plan = planLoop(files.list, request, drawn?.plan.problems)
+    return await withMappings(plan, files.list, async () => {
+      for (const file of files.list) await assertUnmapped(file)
+    })
   } catch (error) {
     if (!(error instanceof DmloopError)) throw error
     return new Plan({
@@ -45,6 +50,23 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
       fallback: [],
     })
   }
+}
+
+/** A plan with the problem that files are mapped already, as far as this process may ask. */
+async function withMappings(
+  plan: Plan,
+  files: readonly BackingFile[],
+  assertFree: () => Promise<void>,
+): Promise<Plan> {
+  if (plan.problems.length > 0) return plan
+  try {
+    for (const file of files) await assertNoDevice(file)
+    await assertFree()
+  } catch (error) {
+    if (!(error instanceof DmloopError)) throw error
+    if (error.code !== 'DMLOOP_NO_DEVICE_MAPPER') plan.problems.push(...error.problems)
+  }
+  return plan
 }
 
 /** Whether these problems stand in the way of a linear device, and not of a loop device. */

@@ -41,7 +41,10 @@ export class Plan implements PlanParts {
   readonly files: PlannedFile[]
   /** Where the bytes lie on the filesystem's device; empty for a loop device. */
   readonly extents: ExtentTable
-  /** The device-mapper table; empty when there are problems, and for a loop device. */
+  /**
+   * The device-mapper table; empty for a loop device, and when there are problems, unless the only one is
+   * that it is mapped already.
+   */
   readonly segments: SegmentTable
 
   constructor(parts: PlanParts) {
@@ -55,7 +58,7 @@ export class Plan implements PlanParts {
     this.fallback = parts.fallback
   }
 
-  /** The table as `dmsetup create` reads it, a line a segment; empty when there are problems. */
+  /** The table as `dmsetup create` reads it, a line a segment; empty where `segments` is. */
   toTable(): string {
     return this.segments.toTable()
   }

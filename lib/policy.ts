@@ -267,6 +267,9 @@ interface FileAttribute {
   found?: string
 }
 
+/** FS_XFLAG_REALTIME (linux/fs.h). */
+export const REALTIME = 0x1
+
 /** Attributes of a whole file, by where the kernel tells them. */
 export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
   // STATX_ATTR_* (statx(2), linux/stat.h)
@@ -288,8 +291,7 @@ export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
   { from: 'inodeFlags', bit: 0x10000000, code: 'DMLOOP_INLINE_DATA' },
   // FS_JOURNAL_DATA_FL (linux/fs.h)
   { from: 'inodeFlags', bit: 0x4000, code: 'DMLOOP_DATA_JOURNALED' },
-  // FS_XFLAG_REALTIME (linux/fs.h)
-  { from: 'extendedFlags', bit: 0x1, code: 'DMLOOP_REALTIME_FILE' },
+  { from: 'extendedFlags', bit: REALTIME, code: 'DMLOOP_REALTIME_FILE' },
 ]
 
 /**

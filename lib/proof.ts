@@ -1,15 +1,16 @@
 // A table is loaded and proven before it goes live.
-import { assertAlone, loadTable } from './device-mapper.js'
+import { assertBlocksFree } from './alone.js'
+import { loadTable } from './device-mapper.js'
 import type { DmDevice } from './native.js'
 import { proveUnchanged, type DrawnPlan } from './plan-file.js'
 
 /**
  * Loads a plan's table into a device without making it live, and looks whether it may be: no other mapping
- * lies on its blocks (DMLOOP_ALREADY_MAPPED), and the files lie where they lay (DMLOOP_FILE_CHANGED).
+ * shows its blocks (DMLOOP_ALREADY_MAPPED), and the files lie where they lay (DMLOOP_FILE_CHANGED).
  */
 export async function loadProven(device: DmDevice, drawn: DrawnPlan): Promise<void> {
-  const { segments, readOnly, files } = drawn.plan
+  const { segments, readOnly } = drawn.plan
   await loadTable(device, segments, readOnly)
-  await assertAlone(device, segments, files[0]?.path ?? device.name)
+  await assertBlocksFree(drawn, device.uuid)
   await proveUnchanged(drawn)
 }

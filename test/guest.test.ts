@@ -44,6 +44,7 @@ const GUESTS: Guest[] = [
   { test: 'kill', args: ['f2fs'], options: ['--disk=100', '--modules=f2fs'] },
   { test: 'matrix', options: ['--disk=400', `--modules=${MATRIX_MODULES.join(',')}`] },
   { test: 'proof', options: ['--disk=100'] },
+  { test: 'alone', options: ['--disk=100'] },
   { test: 'nested', options: ['--disk=100'] },
   { test: 'filesystem-files', options: ['--disk=100', '--modules=f2fs'] },
   { test: 'agreement', options: ['--udev', '--disk=400'] },
