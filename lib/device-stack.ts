@@ -28,10 +28,11 @@ const isTranslation = ({ others, device }: DmTable): boolean =>
 /**
  * What is being done to a layer, after which its addresses may lead elsewhere; undefined for one that
  * stays as it is. LVM moves extents by putting a volume on a mirror of a name that it keeps for this, and
- * takes the mirror away again at the end (lvmraid(7), pvmove(8)).
+ * takes the mirror away again at the end (pvmove(8)). A hyphen within a volume's own name is a double one.
  */
 function changeOf({ device: { name, uuid, flags } }: DmTable): string | undefined {
-  if (uuid.startsWith('LVM-') && /-pvmove\d+$/.test(name)) return 'is what pvmove moves it through'
+  if (uuid.startsWith('LVM-') && /(?<!-)(--)*-pvmove\d+$/.test(name))
+    return 'is what pvmove moves it through'
   if ((flags & SUSPENDED) !== 0) return 'is suspended'
   if ((flags & INACTIVE_PRESENT) !== 0) return 'has another table waiting'
   return undefined

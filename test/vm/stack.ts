@@ -3,9 +3,11 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import { mapFile, planFile, type DmloopError } from 'dmloop'
+import { native } from '#lib/native.js'
 import {
   below,
   deviceNames,
+  fileState,
   fragmentedFile,
   leftFiles,
   randomFile,
@@ -248,5 +250,95 @@ for (const [what, { make, code, message, undo = ':' }] of Object.entries(REFUSAL
       leftFiles().filter((name) => name !== 'vg'),
       [],
     )
+  })
+}
+
+interface Change {
+  /** Begins to change something about vg/volume. */
+  begin: string
+  end: string
+  message: RegExp
+  /** Whether the filesystem is frozen meanwhile, so that nothing can be done to its files. */
+  frozen?: boolean
+}
+
+const sameTable = 'dmsetup table vg-volume | dmsetup load vg-volume'
+const CHANGES: Record<string, Change> = {
+  'a volume with another table waiting': {
+    begin: sameTable,
+    end: 'dmsetup clear vg-volume',
+    message: /ext4 on dm-\d+ "vg-volume" .*, and "vg-volume" has another table waiting/,
+  },
+  'a suspended volume': {
+    begin: 'dmsetup suspend vg-volume',
+    end: 'dmsetup resume vg-volume',
+    message: /and "vg-volume" is suspended/,
+    frozen: true,
+  },
+  'a suspended disk beneath': {
+    begin: 'dmsetup suspend slow',
+    end: 'dmsetup resume slow',
+    message: /on dm-\d+ "slow" .*, and "slow" is suspended/,
+    frozen: true,
+  },
+  'a volume under pvmove': {
+    // So slow that it is in the middle of it for as long as this takes.
+    begin: `dmsetup load slow --table "$(dmsetup table slow | sed 's/$/ 1:1 8192 500/')"
+      dmsetup resume slow; pvmove -q -b -i 1 -n volume /dev/ram0 /dev/mapper/slow
+      until dmsetup table | grep -q 'pvmove0: .* mirror'; do sleep 0.1; done`,
+    end: `pvmove -q --abort
+      dmsetup load slow --table "$(dmsetup table slow | sed 's/ 1:1 8192 500$//')"
+      dmsetup resume slow`,
+    message: /"vg-volume" .* on dm-\d+ "vg-pvmove0" \(mirror.*, and "vg-pvmove0" is what pvmove/,
+  },
+}
+
+for (const [what, { begin, end, message, frozen = false }] of Object.entries(CHANGES)) {
+  await t.test(what, async (t) => {
+    sh('modprobe -a dm-delay dm-mirror')
+    // Not from the start: LVM would find its label on the disk itself as well.
+    sh('dmsetup create slow --table "0 819200 delay 1:1 8192 0"')
+    sh(`wipefs -aq /dev/ram0 /dev/mapper/slow; vgcreate -q -y vg /dev/ram0 /dev/mapper/slow 2>&1
+        ${CREATE} -L 200M -n volume vg ${what.includes('beneath') ? '/dev/mapper/slow' : '/dev/ram0'}
+        mkfs.ext4 -q /dev/vg/volume; mount /dev/vg/volume /tmp/at`)
+    t.teardown(() => sh('umount /tmp/at; vgremove -q -ff -y vg; dmsetup remove --retry slow'))
+    const file = '/tmp/at/image'
+    randomFile(file, 1 << 20)
+    const state = fileState(file)
+    const refusal = { code: 'DMLOOP_DEVICE_BUSY', message, remedy: /pvmove --abort/ }
+    const devices = deviceNames()
+
+    // Between the two looks.
+    const honest = native.dmLoad
+    native.dmLoad = async (...args) => {
+      const loaded = await honest(...args)
+      sh(frozen ? sameTable : begin)
+      return loaded
+    }
+    const second = await mapFile(file).catch((error: unknown) => error)
+    native.dmLoad = honest
+    t.match(second, frozen ? { code: refusal.code } : refusal, 'the second look sees it')
+    sh(frozen ? 'dmsetup clear vg-volume' : end)
+    t.equal(fileState(file), state, 'the file is as it was')
+    t.strictSame(deviceNames(), devices, 'no device is left')
+
+    const mapping = await mapFile(file)
+    sh(begin)
+    t.match((await planFile(file)).problems[0], refusal, 'the plan')
+    t.match((await mapping.verify()).problems[0], refusal, 'a mapping that was there before')
+    sh(end)
+    t.strictSame(await mapping.verify(), { ok: true, problems: [] })
+    await mapping.unmap()
+
+    sh(begin)
+    await t.rejects(mapFile(file), refusal, 'the first look')
+    if (!frozen) {
+      const loop = await mapFile(file, { backend: 'auto', verify: 'full' })
+      t.match(loop, { backend: 'loop', fallback: [refusal] }, 'auto works')
+      await loop.unmap()
+    }
+    sh(end)
+    t.equal(fileState(file), state, 'the file is as it was')
+    await roundTrip(t, file, { verify: 'full' }, random)
   })
 }
