@@ -1,6 +1,6 @@
 // What the kernel itself uses of a filesystem's files is not mapped: the journal, quota files and such.
 import { execFileSync } from 'node:child_process'
-import { openSync, renameSync } from 'node:fs'
+import { closeSync, openSync, renameSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { mapFile, planFile, type Plan } from 'dmloop'
@@ -98,7 +98,7 @@ for (const [filesystem, options] of [
     await mapped(t, `${host.path}/image`)
 
     const asNobody = (command: string[], of: string): string[] => {
-      const [program = '', ...args] = [...command, process.execPath, PEER, 'plan-as-nobody', of]
+      const [program, ...args] = [...command, process.execPath, PEER, 'plan-as-nobody', of]
       const plan = JSON.parse(execFileSync(program, args, { encoding: 'utf8' })) as Plan
       return plan.problems.map(({ code }) => code)
     }
@@ -128,11 +128,13 @@ await t.test('what the superblock names', async (t) => {
   randomFile(file, 1 << 20)
   const facts = sh('dumpe2fs -h /dev/mapper/host 2>/dev/null')
   const named = [...facts.matchAll(/^(?:Journal|\w+ quota|Orphan file) inode: +(\d+)$/gm)]
-  const { filesystemFiles } = await result(native.lookAt(openSync(file, 'r')))
+  const fd = openSync(file, 'r')
+  const { filesystemFiles } = await result(native.lookAt(fd))
+  closeSync(fd)
   t.equal(named.length, 5)
   t.strictSame(
     [...new Set(filesystemFiles.map(({ inode }) => inode))].sort(),
-    named.map(([, inode = '']) => inode).sort(),
+    named.map(([, inode]) => inode).sort(),
     'as dumpe2fs has them',
   )
   await mapped(t, file)
