@@ -8,6 +8,7 @@ import {
   findDevice,
   hasLiveTable,
   listDevices,
+  overlaps,
 } from './device-mapper.js'
 import { descend, type DeviceStack } from './device-stack.js'
 import { verdict } from './errors.js'
@@ -60,17 +61,31 @@ const hasPlaces = ({ filesystem, facts, deviceSize }: BackingFile): boolean =>
  * (btrfs, tmpfs) no other device could be made, under whatever number.
  */
 export async function assertUnmapped(file: BackingFile): Promise<void> {
-  const { fd, path, addressCall, device, size } = file
   if (!hasPlaces(file)) return
-  const loops = await loopsElsewhere(device)
+  const loops = await loopsElsewhere(file.device)
   const mappings = (await listDevices()).filter(({ uuid }) => identityOf(uuid) !== undefined)
   if (loops.length + mappings.length === 0) return
+  const places = await placesOfFile(file)
+  await assertAlone({ uuid: '' }, places, file.path)
+  await assertNotUnder(loops, places, file.path)
+}
+
+/** Where all of a file is stored, at the bottom of its device's stack. */
+async function placesOfFile({
+  fd,
+  path,
+  addressCall,
+  device,
+  size,
+}: BackingFile): Promise<SegmentTable> {
   const length = Math.ceil(size / SECTOR) * SECTOR
-  const walk = native.walkExtents(fd, addressCall, 0, length, SECTOR)
-  const { extents } = await result(walk, path)
-  const places = await placesOf({ extents, offset: 0, length }, await descend(device))
-  await assertAlone({ uuid: '' }, places, path)
-  await assertNotUnder(loops, places, path)
+  const { extents } = await result(native.walkExtents(fd, addressCall, 0, length, SECTOR), path)
+  return await placesOf({ extents, offset: 0, length }, await descend(device))
+}
+
+/** Whether a mapping's table has blocks of a file. */
+export async function isShownBy(table: SegmentTable, file: BackingFile): Promise<boolean> {
+  return hasPlaces(file) && (await overlaps(await placesOfFile(file), table))
 }
 
 /** The same for what of some files is to be mapped, by the device with this UUID. */
@@ -112,8 +127,7 @@ async function assertNotUnder(
     const length = await deviceSize(host)
     const extents = native.packExtents(Float64Array.of(0, 0, length, 0))
     const area = await placesOf({ extents, offset: 0, length }, await descend(host))
-    const other = { rows: area.packed, devices: places.numbersOf(area.devices) }
-    if ((await result(native.findOverlap(places.source, other))) < 0) continue
+    if (!(await overlaps(places, area))) continue
     const detail = `lies on the blocks of the device ${host}, and ${loop.path} shows a file of that`
     throw verdict('DMLOOP_ALREADY_MAPPED', { file }, detail)
   }

@@ -105,13 +105,15 @@ export async function assertAlone(
   for (const other of await listDevices()) {
     if (identityOf(other.uuid) === undefined || other.uuid === device.uuid) continue
     for (const table of await tablesOf(other)) {
-      const devices = segments.numbersOf(table.devices)
-      const sector = await result(
-        native.findOverlap(segments.source, { rows: placesOf(table), devices }),
-      )
-      if (sector >= 0) throw alreadyMapped(file, nodePath(other.name))
+      if (await overlaps(segments, table)) throw alreadyMapped(file, nodePath(other.name))
     }
   }
+}
+
+/** Whether two tables have a block of a device in common. */
+export async function overlaps(segments: SegmentTable, other: SegmentTable): Promise<boolean> {
+  const rows = { rows: placesOf(other), devices: segments.numbersOf(other.devices) }
+  return (await result(native.findOverlap(segments.source, rows))) >= 0
 }
 
 /** The rows of a table that lie somewhere: what dmsetup --force has put in place of one does not. */

@@ -4,6 +4,7 @@ import { compareContent } from './content.js'
 import {
   clearTable,
   findDevice,
+  hasLiveTable,
   liveTable,
   removeDevice,
   removeLeftNode,
@@ -54,12 +55,12 @@ export class LinearDevice extends MappedDevice {
   protected async deviations({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
     const device = await this.#live()
     const record = await this.currentRecord()
-    await using found = await MappedFiles.find(record)
+    const live = await liveTable(device)
+    await using found = await MappedFiles.find(record, live)
     const files = found.assertFound()
     const drawn = await drawPlan(files.list, record)
     const problems = [...drawn.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
-    const live = await liveTable(device)
     if (drawn.plan.problems.length === 0) {
       const sector = await drawn.plan.segments.firstDifference(live)
       if (sector !== undefined) {
@@ -135,7 +136,8 @@ export class LinearDevice extends MappedDevice {
     if (found && found.minor !== this.minor) return 'removed'
     const record = claimed ?? this.record ?? (found && (await recordWithout(found)))
     if (!record) return 'removed'
-    await using files = await MappedFiles.find(record)
+    const table = found && hasLiveTable(found) ? await liveTable(found) : undefined
+    await using files = await MappedFiles.find(record, table)
     await files.lock(request)
     if (found && (await removeDevice(found, request)) === 'deferred') return 'deferred'
     if (!found) await removeLeftNode(record.node)

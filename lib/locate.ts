@@ -2,12 +2,14 @@
 import { opendir } from 'node:fs/promises'
 import { join } from 'node:path'
 import debug from 'debug'
+import { isShownBy } from './alone.js'
 import { BackingFile } from './backing-file.js'
 import { isSystemError } from './errors.js'
 import { ownMark } from './mark.js'
 import { handleOf } from './names.js'
 import { native, result } from './native.js'
 import { FILESYSTEMS } from './policy.js'
+import type { SegmentTable } from './segments.js'
 import { deviceName, mountsOf } from './sysfs.js'
 
 const log = debug('dmloop:locate')
@@ -20,6 +22,8 @@ export interface Clues {
   path: string | undefined
   /** Whether a guard of ours has marked the file. */
   marked: boolean
+  /** The mapping's live table, where there is one: it has the file's blocks, whatever their number. */
+  table?: SegmentTable | undefined
 }
 
 /** Finds the file of an identity; see `BackingFile.identity`. */
@@ -34,7 +38,8 @@ export async function locateFile(identity: string, clues: Clues): Promise<Locate
   for (const device of await otherDevices(deviceName(named.major, named.minor))) {
     const found = await openAt(device, handle)
     if (!(found instanceof BackingFile)) continue
-    if (bearsMark(found, identity)) {
+    const shown = clues.table !== undefined && (await isShownBy(clues.table, found))
+    if (shown || bearsMark(found, identity)) {
       log('%s has become %s', identity, found.identity)
       if (own instanceof BackingFile) await own[Symbol.asyncDispose]()
       return found

@@ -8,6 +8,7 @@ import { locateFile, type Located } from './locate.js'
 import { identityOf } from './names.js'
 import type { DmDevice } from './native.js'
 import { isReadOnly } from './device-stack.js'
+import type { SegmentTable } from './segments.js'
 import { deviceName, deviceSize } from './sysfs.js'
 import type { Patience } from './wait.js'
 
@@ -28,13 +29,13 @@ export class MappedFiles implements AsyncDisposable {
     this.#record = record
   }
 
-  /** Finds all files of a mapping that can be found, and opens them. */
-  static async find(record: MappingRecord): Promise<MappedFiles> {
+  /** Finds all files of a mapping that can be found, and opens them; `table` is its live one. */
+  static async find(record: MappingRecord, table?: SegmentTable): Promise<MappedFiles> {
     const files = new MappedFiles(record)
     try {
       for (const [index, identity] of record.identities.entries()) {
         const path = record.files[index]
-        const clues = { path, marked: record.marked.includes(identity) }
+        const clues = { path, marked: record.marked.includes(identity), table }
         const found = await locateFile(identity, clues)
         files.#files.push({ identity, name: path ?? identity, found })
       }
