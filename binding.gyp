@@ -41,6 +41,7 @@
         'native/js_loop.cc',
         'native/js_segments.cc',
         'native/js_udev.cc',
+        'native/local_socket.cc',
         'native/look.cc',
         'native/loop.cc',
         'native/mounts.cc',

@@ -242,6 +242,8 @@ interface Addon {
   loopList: Call<[], LoopStatus[]>
   loopResize: Call<[path: string, name: string, size: number], void>
   loopClear: Call<[path: string, name: string, deferred: boolean], 'removed' | 'deferred' | 'busy'>
+  /** undefined where there is no socket; `uid` is its owner, `bound` whether a process has it. */
+  lookAtSocket: Call<[path: string], { uid: number; bound: boolean } | undefined>
   createCookie: Call<[], { semaphore: number; value: number }>
   pendingEvents: Call<[semaphore: number], number>
   destroyCookie: Call<[semaphore: number], void>

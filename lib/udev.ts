@@ -4,7 +4,7 @@ import { basename, dirname } from 'node:path'
 import debug from 'debug'
 import { isSystemError } from './errors.js'
 import { native, result, type DmDevice } from './native.js'
-import { readText, splitDevice } from './sysfs.js'
+import { splitDevice } from './sysfs.js'
 import { poll } from './wait.js'
 
 const log = debug('dmloop:udev')
@@ -14,13 +14,22 @@ const UEVENT_GENERATED = 1 << 13
 
 export const nodePath = (name: string): string => `/dev/mapper/${name}`
 
+const CONTROL_SOCKET = '/run/udev/control'
+
 /**
- * Whether udevd listens. Its socket's file outlives a killed udevd, so the kernel's list of bound
- * sockets is asked, not the file.
+ * Whether udevd listens. Its socket's file outlives a killed udevd, so that somebody must have the
+ * socket; and the file must be root's. The kernel's list of sockets (/proc/net/unix) is no witness:
+ * it shows the names that users give to theirs, line breaks and all.
  */
 async function udevRuns(): Promise<boolean> {
-  const sockets = await readText('/proc/net/unix').catch(() => undefined)
-  return sockets?.includes(' /run/udev/control') ?? false
+  try {
+    const socket = await result(native.lookAtSocket(CONTROL_SOCKET), CONTROL_SOCKET)
+    return socket?.uid === 0 && socket.bound
+  } catch (error) {
+    // A sandbox may have no sockets. Without udev everything works, its nodes included.
+    log('looking for udevd: %o', error)
+    return false
+  }
 }
 
 /**

@@ -1,9 +1,23 @@
 #include "js_values.h"
+#include "local_socket.h"
 #include "udev_cookie.h"
 
 namespace dmloop {
 
 namespace {
+
+Napi::Value LookAtSocketJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "lookAtSocket(path)");
+  return PromiseWorker<std::optional<LocalSocket>>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return LookAtSocket(path); },
+      [](Napi::Env env, std::optional<LocalSocket>& found) -> Napi::Value {
+        if (!found) return env.Undefined();
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("uid", static_cast<double>(found->uid));
+        object.Set("bound", found->bound);
+        return object;
+      });
+}
 
 Napi::Value CreateCookieJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<Cookie>::Run(info.Env(), CreateCookie,
@@ -33,6 +47,7 @@ Napi::Value DestroyCookieJs(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void AddUdev(Napi::Object& exports) {
+  Add(exports, "lookAtSocket", LookAtSocketJs);
   Add(exports, "createCookie", CreateCookieJs);
   Add(exports, "pendingEvents", PendingEventsJs);
   Add(exports, "destroyCookie", DestroyCookieJs);
