@@ -6,6 +6,11 @@ import type { AddressCall } from './policy.js'
 
 declare const kept: unique symbol
 
+/** A udev cookie, which is destroyed with its last handle at the latest; see native/udev_cookie.h. */
+export interface Cookie {
+  readonly [kept]: 'cookie'
+}
+
 /** Extents that C++ keeps, in a few bytes each. */
 export interface ExtentList {
   readonly [kept]: 'extents'
@@ -244,9 +249,12 @@ interface Addon {
   loopClear: Call<[path: string, name: string, deferred: boolean], 'removed' | 'deferred' | 'busy'>
   /** undefined where there is no socket; `uid` is its owner, `bound` whether a process has it. */
   lookAtSocket: Call<[path: string], { uid: number; bound: boolean } | undefined>
-  createCookie: Call<[], { semaphore: number; value: number }>
-  pendingEvents: Call<[semaphore: number], number>
-  destroyCookie: Call<[semaphore: number], void>
+  /** `base` is the part of its key that goes through the kernel. */
+  createCookie: Call<[], { handle: Cookie; base: number }>
+  /** How many cookies of dead processes it has removed. */
+  sweepCookies: Call<[], number>
+  pendingEvents: Call<[cookie: Cookie], number>
+  destroyCookie: Call<[cookie: Cookie], void>
 }
 
 function load(): Addon {

@@ -19,7 +19,7 @@ import type { DmDevice } from './native.js'
 import { DEFAULT_TIMEOUT, pathOf } from './options.js'
 import { expelStalePages } from './page-cache.js'
 import { drawPlan } from './plan-file.js'
-import { nodePath } from './udev.js'
+import { nodePath, sweepCookies } from './udev.js'
 import type { Patience } from './wait.js'
 
 const log = debug('dmloop:remains')
@@ -167,6 +167,7 @@ export async function releaseFile(file: string): Promise<void> {
  * dmsetup. A file that somebody is at just now is left to them.
  */
 export async function sweep(): Promise<void> {
+  await sweepCookies()
   await sweepParts()
   for (const [identity, record] of await readRecords()) {
     if (await isLive(record)) continue

@@ -3,7 +3,7 @@ import { lstat, mkdir, readlink, rm, stat } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import debug from 'debug'
 import { isSystemError } from './errors.js'
-import { native, result, type DmDevice } from './native.js'
+import { native, result, type Cookie, type DmDevice } from './native.js'
 import { splitDevice } from './sysfs.js'
 import { poll } from './wait.js'
 
@@ -32,6 +32,9 @@ async function udevRuns(): Promise<boolean> {
   }
 }
 
+/** Tells 10-dm.rules that a process waits (libdevmapper.h): else it takes an event for a spurious one. */
+const PRIMARY_SOURCE = 0x40 << 16
+
 /**
  * Runs an ioctl that makes udev act, and waits until udev's rules have run. What the ioctl did is done,
  * so nothing that happens to the wait is an error: not the end of the time, nor that somebody removed
@@ -41,25 +44,45 @@ export async function withUdev(
   act: (cookie: number) => Promise<DmDevice>,
   timeout: number,
 ): Promise<DmDevice> {
-  if (!(await udevRuns())) return act(0)
-  const { semaphore, value } = await result(native.createCookie())
+  const cookie = (await udevRuns()) ? await createCookie() : undefined
+  if (!cookie) return act(0)
+  const { handle, base } = cookie
   try {
-    const device = await act(value)
+    const device = await act(PRIMARY_SOURCE | base)
     if ((device.flags & UEVENT_GENERATED) !== 0) {
       const done = await poll(
-        async () => ((await pendingEvents(semaphore)) === 0 ? true : undefined),
+        async () => ((await pendingEvents(handle)) === 0 ? true : undefined),
         { timeout, signal: undefined },
       )
       if (!done) log('udev did not finish with %s in %d ms', device.name, timeout)
     }
     return device
   } finally {
-    await result(native.destroyCookie(semaphore)).catch(ignoreGoneSemaphore)
+    await result(native.destroyCookie(handle)).catch(ignoreGoneSemaphore)
   }
 }
 
-const pendingEvents = (semaphore: number): Promise<number> =>
-  result(native.pendingEvents(semaphore)).catch((error: unknown) => {
+/** Any user can take all the semaphores there are: then nobody waits for udev. */
+async function createCookie(): Promise<{ handle: Cookie; base: number } | undefined> {
+  try {
+    return await result(native.createCookie())
+  } catch (error) {
+    log('no cookie: %o', error)
+    return undefined
+  }
+}
+
+/** Removes the cookies that killed processes have left. */
+export async function sweepCookies(): Promise<void> {
+  try {
+    log('%d cookies were left', await result(native.sweepCookies()))
+  } catch (error) {
+    log('sweeping cookies: %o', error)
+  }
+}
+
+const pendingEvents = (cookie: Cookie): Promise<number> =>
+  result(native.pendingEvents(cookie)).catch((error: unknown) => {
     ignoreGoneSemaphore(error)
     return 0
   })

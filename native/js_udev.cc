@@ -6,6 +6,8 @@ namespace dmloop {
 
 namespace {
 
+using CookieHandle = std::shared_ptr<const Cookie>;
+
 Napi::Value LookAtSocketJs(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) return Reject(info.Env(), "lookAtSocket(path)");
   return PromiseWorker<std::optional<LocalSocket>>::Run(
@@ -20,28 +22,33 @@ Napi::Value LookAtSocketJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value CreateCookieJs(const Napi::CallbackInfo& info) {
-  return PromiseWorker<Cookie>::Run(info.Env(), CreateCookie,
-                                    [](Napi::Env env, Cookie& cookie) -> Napi::Value {
-                                      Napi::Object object = Napi::Object::New(env);
-                                      object.Set("semaphore", cookie.semaphore);
-                                      object.Set("value", cookie.value);
-                                      return object;
-                                    });
+  return PromiseWorker<CookieHandle>::Run(
+      info.Env(), CreateCookie, [](Napi::Env env, CookieHandle& cookie) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("base", static_cast<double>(cookie->base()));
+        object.Set("handle", HandleTo(env, std::move(cookie), sizeof(Cookie)));
+        return object;
+      });
+}
+
+Napi::Value SweepCookiesJs(const Napi::CallbackInfo& info) {
+  return PromiseWorker<int>::Run(
+      info.Env(), SweepCookies,
+      [](Napi::Env env, int& count) -> Napi::Value { return Napi::Number::New(env, count); });
 }
 
 Napi::Value PendingEventsJs(const Napi::CallbackInfo& info) {
-  const auto semaphore = SafeInteger(info[0]);
-  if (!semaphore) return Reject(info.Env(), "pendingEvents(semaphore)");
+  auto cookie = HandleFrom<Cookie>(info[0]);
+  if (!cookie) return Reject(info.Env(), "pendingEvents(cookie)");
   return PromiseWorker<int>::Run(
-      info.Env(), [id = static_cast<int>(*semaphore)] { return PendingEvents(id); },
+      info.Env(), [cookie] { return cookie->PendingEvents(); },
       [](Napi::Env env, int& count) -> Napi::Value { return Napi::Number::New(env, count); });
 }
 
 Napi::Value DestroyCookieJs(const Napi::CallbackInfo& info) {
-  const auto semaphore = SafeInteger(info[0]);
-  if (!semaphore) return Reject(info.Env(), "destroyCookie(semaphore)");
-  return PromiseWorker<Nothing>::Run(
-      info.Env(), [id = static_cast<int>(*semaphore)] { return DestroyCookie(id); }, Undefined);
+  auto cookie = HandleFrom<Cookie>(info[0]);
+  if (!cookie) return Reject(info.Env(), "destroyCookie(cookie)");
+  return PromiseWorker<Nothing>::Run(info.Env(), [cookie] { return cookie->Destroy(); }, Undefined);
 }
 
 }  // namespace
@@ -49,6 +56,7 @@ Napi::Value DestroyCookieJs(const Napi::CallbackInfo& info) {
 void AddUdev(Napi::Object& exports) {
   Add(exports, "lookAtSocket", LookAtSocketJs);
   Add(exports, "createCookie", CreateCookieJs);
+  Add(exports, "sweepCookies", SweepCookiesJs);
   Add(exports, "pendingEvents", PendingEventsJs);
   Add(exports, "destroyCookie", DestroyCookieJs);
 }

@@ -3,20 +3,78 @@
 #include <sys/ipc.h>
 #include <sys/random.h>
 #include <sys/sem.h>
+#include <unistd.h>
+
+#include <array>
 
 namespace dmloop {
 
 namespace {
 
-// The high half of every cookie's key, and the flag that tells udev's rules that a process waits
-// for them: without it 10-dm.rules takes the event for a spurious one (libdevmapper.h).
+// The high half of every cookie's key (libdevmapper.h).
 constexpr uint32_t kCookieMagic = 0x0d4d;
-constexpr uint32_t kPrimarySourceFlag = 0x0040;
 constexpr int kKeyBits = 16;
+
+// What is in a set of ours; udev knows of the first only.
+constexpr unsigned short kEvents = 0;
+constexpr unsigned short kMaker = 1;
+constexpr int kSemaphores = 2;
+
+// Read and write for the owner, as libdm has it, and two bits that mean nothing to a semaphore.
+constexpr int kMode = 0600 | 0101;
+
+// semctl(2) leaves its declaration to the caller.
+union SemaphoreArgument {
+  int value;
+  struct semid_ds* status;
+  struct seminfo* limits;
+};
+
+bool IsOurs(const struct semid_ds& set) {
+  return static_cast<uint32_t>(set.sem_perm.__key) >> kKeyBits == kCookieMagic &&
+         set.sem_nsems == kSemaphores && set.sem_perm.mode == kMode &&
+         set.sem_perm.cuid == geteuid();
+}
+
+bool IsGone(int error) { return error == EINVAL || error == EIDRM; }
+
+// Marks a set as that of this process, in one step with the look whether it is another's. EAGAIN
+// when its maker, or a sweep that found it without one, has it.
+Result<Nothing> Occupy(int semaphore, short events) {
+  std::array<struct sembuf, 3> steps = {{
+      {kMaker, 0, IPC_NOWAIT},
+      {kMaker, 1, IPC_NOWAIT | SEM_UNDO},
+      {kEvents, events, IPC_NOWAIT},
+  }};
+  // A step of 0 would wait for the semaphore to be 0.
+  const size_t count = events == 0 ? 2 : 3;
+  if (semop(semaphore, steps.data(), count) < 0) return LastFailure("semop");
+  return Nothing{};
+}
 
 }  // namespace
 
-Result<Cookie> CreateCookie() {
+Result<int> SweepCookies() {
+  struct seminfo limits;
+  SemaphoreArgument argument = {.limits = &limits};
+  const int last = semctl(0, 0, SEM_INFO, argument);
+  if (last < 0) return LastFailure("semctl");
+  int removed = 0;
+  for (int index = 0; index <= last; index++) {
+    struct semid_ds set;
+    argument.status = &set;
+    const int semaphore = semctl(index, 0, SEM_STAT, argument);
+    // A place that is empty, or a set that this process may not read.
+    if (semaphore < 0 || !IsOurs(set)) continue;
+    // One that is just being made looks as if it had no maker: then its maker takes another.
+    if (Occupy(semaphore, 0).ok() && semctl(semaphore, 0, IPC_RMID) == 0) removed++;
+  }
+  return removed;
+}
+
+Result<std::shared_ptr<const Cookie>> CreateCookie() {
+  auto swept = SweepCookies();
+  if (!swept.ok()) return swept.failure();
   // 65,535 keys are shared by the whole system: one that is taken is skipped.
   constexpr int kAttempts = 1000;
   for (int attempt = 0; attempt < kAttempts; attempt++) {
@@ -25,28 +83,32 @@ Result<Cookie> CreateCookie() {
     // Key 0 in the low half means "no cookie" to the kernel and to udev.
     if (base == 0) continue;
     const auto key = static_cast<key_t>(kCookieMagic << kKeyBits | base);
-    const int semaphore = semget(key, 1, 0600 | IPC_CREAT | IPC_EXCL);
+    const int semaphore = semget(key, kSemaphores, kMode | IPC_CREAT | IPC_EXCL);
     if (semaphore < 0) {
       if (errno == EEXIST) continue;
       return LastFailure("semget");
     }
-    if (semctl(semaphore, 0, SETVAL, 1) < 0) {
-      const Failure failure = LastFailure("semctl");
-      semctl(semaphore, 0, IPC_RMID);
-      return failure;
+    const auto occupied = Occupy(semaphore, 1);
+    if (occupied.ok()) {
+      return std::shared_ptr<const Cookie>(std::make_shared<Cookie>(semaphore, base));
     }
-    return Cookie{semaphore, kPrimarySourceFlag << kKeyBits | base};
+    const int error = occupied.failure().error;
+    if (error == EAGAIN || IsGone(error)) continue;
+    semctl(semaphore, 0, IPC_RMID);
+    return occupied.failure();
   }
   return Failure{ENOSPC, "semget"};
 }
 
-Result<int> PendingEvents(int semaphore) {
-  const int value = semctl(semaphore, 0, GETVAL);
+Result<int> Cookie::PendingEvents() const {
+  const int value = semctl(semaphore_, kEvents, GETVAL);
   if (value < 0) return LastFailure("semctl");
   return value;
 }
 
-Result<Nothing> DestroyCookie(int semaphore) {
+Result<Nothing> Cookie::Destroy() const {
+  const int semaphore = semaphore_.exchange(-1);
+  if (semaphore < 0) return Nothing{};
   if (semctl(semaphore, 0, IPC_RMID) < 0) return LastFailure("semctl");
   return Nothing{};
 }

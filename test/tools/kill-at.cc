@@ -15,6 +15,7 @@
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
+#include <sys/sem.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -103,6 +104,9 @@ const std::set<long> kHarmless = {
     SYS_time,
     SYS_close,
     SYS_sched_getaffinity,
+    SYS_socket,
+    // Never to a listener of its own type: that would be a connection.
+    SYS_connect,
 };
 
 const std::set<uint32_t> kLookingIoctls = {
@@ -121,7 +125,7 @@ const std::map<long, const char*> kNames = {
     {SYS_rmdir, "rmdir"},         {SYS_mknod, "mknod"},
     {SYS_mknodat, "mknodat"},     {SYS_symlink, "symlink"},
     {SYS_fadvise64, "fadvise64"}, {SYS_semget, "semget"},
-    {SYS_semctl, "semctl"},
+    {SYS_semctl, "semctl"},       {SYS_semtimedop, "semop"},
 };
 
 [[noreturn]] void Die(const char* what) {
@@ -171,6 +175,8 @@ bool MayChangeSomething(pid_t pid, const Call& call) {
       return !kLookingIoctls.contains(static_cast<uint32_t>(second));
     case SYS_fcntl:
       return second == F_SETLEASE;
+    case SYS_semctl:
+      return third == IPC_RMID || third == SETVAL;
     case SYS_write:
       return !IsOwn(pid, first);
     default:

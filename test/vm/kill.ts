@@ -11,6 +11,7 @@ import {
   deviceNames,
   fileState,
   fragmentedFile,
+  leftCookies,
   leftFiles,
   makeHost,
   oneSegment,
@@ -72,7 +73,7 @@ function reboot(): void {
   sh(`for name in $(dmsetup info -c --noheadings -o name); do
         [ $name = ${host.name} ] || dmsetup remove --retry $name
       done
-      losetup -D; rm -rf /run/dmloop; umount ${host.path}; mount /dev/mapper/${host.name} ${host.path}
+      losetup -D; dmsetup udevcomplete_all -y >/dev/null; rm -rf /run/dmloop; umount ${host.path}; mount /dev/mapper/${host.name} ${host.path}
       find /dev/mapper ! -name control ! -name ${host.name} ! -type d -delete`)
 }
 
@@ -118,7 +119,8 @@ for (const verb of ['map', 'unmap']) {
       const [way, recover] = WAYS[(call + turn) % WAYS.length] as (typeof WAYS)[number]
       await recover()
       const { sum, ...found } = stateOf()
-      const clean = { file: found, sum, devices: deviceNames(), left: leftFiles(), loops: loops() }
+      const left = [...leftFiles(), ...leftCookies()]
+      const clean = { file: found, sum, devices: deviceNames(), left, loops: loops() }
       const expected = {
         file: before,
         // As the page cache has it, and as the disk has it.

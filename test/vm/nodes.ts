@@ -217,8 +217,6 @@ await t.test('a process that is killed leaves nothing that is in the way', async
     await device.unmap()
     t.equal(fileState(file), state, 'the file is as it was')
   }
-  // A cookie dies with its semaphore, which a killed process cannot remove.
-  sh('dmsetup udevcomplete_all -y')
   clean(t)
 })
 
