@@ -35,6 +35,8 @@ export interface MappingRecord {
   guard: 'immutable' | 'none'
   /** Which of the identities are of files that bear the mark of this mapping's guard. */
   marked: string[]
+  /** See `MapOptions.udevScan`; undefined where it is not known. */
+  udevScan: boolean | undefined
   backend: Backend
   /** The loop devices: /dev/loopN, and the name that each bears; several are joined by the device. */
   loops: { number: number; name: string }[]
@@ -49,7 +51,12 @@ export const newId = (): string => randomBytes(6).toString('base64url')
 export const newRecord = (
   id: string,
   files: readonly { path: string; identity: string }[],
-  { offset, readOnly, holes }: Pick<MappingRecord, 'offset' | 'readOnly' | 'holes'>,
+  {
+    offset,
+    readOnly,
+    holes,
+    udevScan,
+  }: Pick<MappingRecord, 'offset' | 'readOnly' | 'holes' | 'udevScan'>,
   device: Pick<
     MappingRecord,
     'uuid' | 'node' | 'length' | 'guard' | 'marked' | 'backend' | 'loops' | 'fallback'
@@ -61,6 +68,7 @@ export const newRecord = (
   offset,
   readOnly,
   holes,
+  udevScan,
   ...device,
 })
 

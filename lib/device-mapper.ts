@@ -7,7 +7,15 @@ import { native, result, type DmDevice, type DmTarget } from './native.js'
 import { identityOf } from './names.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
-import { awaitNode, ensureNode, nodePath, removeNode, withUdev, type DeviceNode } from './udev.js'
+import {
+  awaitNode,
+  ensureNode,
+  nodePath,
+  removeNode,
+  withUdev,
+  type DeviceNode,
+  type UdevScan,
+} from './udev.js'
 import { poll, type Patience } from './wait.js'
 
 const log = debug('dmloop:device-mapper')
@@ -155,11 +163,16 @@ export async function liveTable(device: DmDevice): Promise<SegmentTable> {
 }
 
 /** Makes the loaded table live, and /dev/mapper/NAME lead to it. */
-export async function resumeDevice(device: DmDevice, timeout: number): Promise<DmDevice> {
+export async function resumeDevice(
+  device: DmDevice,
+  timeout: number,
+  scan: UdevScan,
+): Promise<DmDevice> {
   const { uuid, name } = device
   const resumed = await withUdev(
     (cookie) => result(native.dmResume({ uuid }, cookie), name),
     timeout,
+    scan,
   )
   await ensureNode(resumed)
   log('resumed %s', name)
@@ -181,6 +194,8 @@ export async function removeDevice(
       const left = await withUdev(
         (cookie) => result(native.dmRemove({ uuid }, deferred, cookie), name),
         patience.timeout,
+        // udev's rules look into no device that goes, whatever the flags say.
+        true,
       )
       return (left.flags & DEFERRED_REMOVE) === 0 ? 'removed' : 'deferred'
     } catch (error) {

@@ -10,4 +10,10 @@ export { SegmentTable, type Segment } from './segments.js'
 export { DmloopError, type Problem, type SystemError } from './errors.js'
 export type { DmloopCode } from './policy.js'
 export type { Progress } from './content.js'
-export type { MapOptions, PlanOptions, UnmapOptions, VerifyOptions } from './options.js'
+export type {
+  MapOptions,
+  PlanOptions,
+  UnmapOptions,
+  VerifyOptions,
+  WrapOptions,
+} from './options.js'

@@ -112,7 +112,7 @@ export class LinearDevice extends MappedDevice {
     if (difference !== undefined) {
       try {
         await loadProven(device, drawn)
-        this.#device = await resumeDevice(device, patience.timeout)
+        this.#device = await resumeDevice(device, patience.timeout, record.udevScan)
       } catch (error) {
         await clearTable(device).catch((failure: unknown) => log('clearing: %o', failure))
         throw error

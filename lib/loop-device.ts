@@ -140,7 +140,7 @@ export class LoopDevice extends MappedDevice {
     }
     if (top) {
       await loadTable(top, joiningTable(loops), record.readOnly)
-      await resumeDevice(top, patience.timeout)
+      await resumeDevice(top, patience.timeout, record.udevScan)
     }
     const grown = { ...record, length: plan.size }
     await claim.write(grown)

@@ -118,7 +118,7 @@ async function mapLinear(
       await loadProven(device, drawn)
       request.signal?.throwIfAborted()
       live = true
-      return await resumeDevice(device, request.timeout)
+      return await resumeDevice(device, request.timeout, request.udevScan)
     })
     await proveContent(drawn.parts, nodePath(resumed.name), request)
     log('%s is %s', record.files, name)

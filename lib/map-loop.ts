@@ -111,7 +111,7 @@ async function showJoined(work: Work): Promise<LoopDevice> {
   const record = recordFor(work, { name, major, minor }, loops)
   await claim.write(record)
   await loadTable(device, joiningTable(loops), request.readOnly)
-  const top = await resumeDevice(device, request.timeout)
+  const top = await resumeDevice(device, request.timeout, request.udevScan)
   return new LoopDevice({ loops, top }, record, plan.size)
 }
 

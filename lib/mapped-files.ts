@@ -123,6 +123,7 @@ export async function recordWithout(device: DmDevice): Promise<MappingRecord> {
     holes: isReadOnly(device) ? 'zero' : 'reject',
     guard: 'none',
     marked: [],
+    udevScan: undefined,
     backend: 'linear',
     loops: [],
     fallback: [],

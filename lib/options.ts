@@ -30,6 +30,14 @@ export interface MapOptions extends PlanOptions {
    * that it stays still.
    */
   guard?: 'immutable' | 'none'
+  /**
+   * What udev does with the device. With `true` (default), all that it does with a disk: links by UUID
+   * and label, and whatever else its rules bring, such as the activation of LVM volumes. With `false` it
+   * makes the node and looks no further, now and later: an image cannot take its host's links over.
+   * systemd may then not take the device for ready, so let no unit wait for it. With `backend: 'linear'`
+   * only: nothing keeps udev from looking into a loop device.
+   */
+  udevScan?: boolean
   /** How much of file and device is compared before the device is handed over. Default `'sample'`. */
   verify?: 'sample' | 'full' | 'none'
   /** Has the kernel look for partitions; with `backend: 'loop'` only. Default false. */
@@ -40,6 +48,13 @@ export interface MapOptions extends PlanOptions {
   timeout?: number
   /** Aborts the call, which then leaves nothing behind and rejects with the signal's reason. */
   signal?: AbortSignal
+}
+
+export interface WrapOptions {
+  /** The device-mapper name. */
+  name: string
+  /** As for `mapFile`. Default true. */
+  udevScan?: boolean
 }
 
 export interface VerifyOptions {
@@ -72,6 +87,7 @@ export interface PlanRequest {
 export interface MapRequest extends PlanRequest {
   name: string | undefined
   guard: 'immutable' | 'none'
+  udevScan: boolean
   verify: 'sample' | 'full' | 'none'
   partitionScan: boolean
   onProgress: ((progress: Progress) => void) | undefined
@@ -112,9 +128,9 @@ function integer(options: Options, key: string, minimum: number): number | undef
   return value
 }
 
-function boolean(options: Options, key: string): boolean {
+function boolean(options: Options, key: string, preset = false): boolean {
   const value = options[key]
-  if (value === undefined) return false
+  if (value === undefined) return preset
   if (typeof value !== 'boolean') throw invalidType(`options.${key}`, 'a boolean', value)
   return value
 }
@@ -184,16 +200,21 @@ export function parsePlanOptions(file: unknown, value: unknown): PlanRequest {
 }
 
 export function parseMapOptions(file: unknown, value: unknown): MapRequest {
-  const own = ['name', 'guard', 'verify', 'partitionScan', 'onProgress', 'timeout', 'signal']
-  const options = object(value, [...PLAN_KEYS, ...own])
+  const own = ['name', 'guard', 'udevScan', 'verify', 'partitionScan']
+  const options = object(value, [...PLAN_KEYS, ...own, 'onProgress', 'timeout', 'signal'])
   const request = planRequest(file, options)
   const partitionScan = boolean(options, 'partitionScan')
   if (partitionScan && request.backend !== 'loop') {
     throw invalidValue('options.partitionScan', `true only together with backend: 'loop'`, true)
   }
+  const udevScan = boolean(options, 'udevScan', true)
+  if (!udevScan && request.backend !== 'linear') {
+    throw invalidValue('options.udevScan', `false only together with backend: 'linear'`, false)
+  }
   return {
     ...request,
     partitionScan,
+    udevScan,
     name: text(options, 'name'),
     guard: oneOf(options, 'guard', 'immutable', 'none'),
     verify: oneOf(options, 'verify', 'sample', 'full', 'none'),
@@ -203,9 +224,16 @@ export function parseMapOptions(file: unknown, value: unknown): MapRequest {
   }
 }
 
-export function parseWrapOptions(device: unknown, value: unknown): { path: string; name: string } {
-  const options = object(value, ['name'])
-  return { path: pathOf(device, 'blockDevice'), name: pathOf(options.name, 'options.name') }
+export function parseWrapOptions(
+  device: unknown,
+  value: unknown,
+): Required<WrapOptions> & { path: string } {
+  const options = object(value, ['name', 'udevScan'])
+  return {
+    path: pathOf(device, 'blockDevice'),
+    name: pathOf(options.name, 'options.name'),
+    udevScan: boolean(options, 'udevScan', true),
+  }
 }
 
 export interface VerifyRequest {

@@ -32,8 +32,23 @@ async function udevRuns(): Promise<boolean> {
   }
 }
 
-/** Tells 10-dm.rules that a process waits (libdevmapper.h): else it takes an event for a spurious one. */
-const PRIMARY_SOURCE = 0x40 << 16
+/**
+ * What udev is to do with a device: `true`, all that it does with a disk; `false`, make the node and
+ * look no further; undefined, what it did with it last time.
+ */
+export type UdevScan = boolean | undefined
+
+/** DM_UDEV_*_FLAG of libdevmapper.h, above the cookie's key. */
+const FLAGS_SHIFT = 16
+/** Without it 10-dm.rules takes an event for a spurious one, and its flags from udev's database. */
+const PRIMARY_SOURCE = 0x40
+/** For subsystems, disks and others: what LVM and cryptsetup have for devices of their own. */
+const DISABLE_ALL_BUT_DM_RULES = 0x02 | 0x04 | 0x08
+
+function flagsFor(scan: UdevScan): number {
+  if (scan === undefined) return 0
+  return (scan ? PRIMARY_SOURCE : PRIMARY_SOURCE | DISABLE_ALL_BUT_DM_RULES) << FLAGS_SHIFT
+}
 
 /**
  * Runs an ioctl that makes udev act, and waits until udev's rules have run. What the ioctl did is done,
@@ -43,12 +58,15 @@ const PRIMARY_SOURCE = 0x40 << 16
 export async function withUdev(
   act: (cookie: number) => Promise<DmDevice>,
   timeout: number,
+  scan: UdevScan,
 ): Promise<DmDevice> {
+  const flags = flagsFor(scan)
   const cookie = (await udevRuns()) ? await createCookie() : undefined
-  if (!cookie) return act(0)
+  // A udev that cannot be seen from here has use for the flags.
+  if (!cookie) return act(flags)
   const { handle, base } = cookie
   try {
-    const device = await act(PRIMARY_SOURCE | base)
+    const device = await act(flags | base)
     if ((device.flags & UEVENT_GENERATED) !== 0) {
       const done = await poll(
         async () => ((await pendingEvents(handle)) === 0 ? true : undefined),

@@ -20,7 +20,13 @@ import { holdersOf } from './holders.js'
 import { MappedDevice } from './mapped-device.js'
 import { deviceNameFor, wrappedBy, wrapUuidOf } from './names.js'
 import type { DmDevice } from './native.js'
-import { DEFAULT_TIMEOUT, parseWrapOptions, UNDO, type UnmapRequest } from './options.js'
+import {
+  DEFAULT_TIMEOUT,
+  parseWrapOptions,
+  UNDO,
+  type UnmapRequest,
+  type WrapOptions,
+} from './options.js'
 import { SECTOR, SegmentTable } from './segments.js'
 import { deviceName, deviceSize, isReadOnlyDisk, parseDevice, splitDevice } from './sysfs.js'
 import { nodePath } from './udev.js'
@@ -76,7 +82,8 @@ export class WrappedDevice extends MappedDevice {
       throw verdict('DMLOOP_FILE_CHANGED', { file: this.#beneath }, detail)
     }
     await loadTable(this.#device, tableOver(this.#beneath, size), this.readOnly)
-    this.#device = await resumeDevice(this.#device, DEFAULT_TIMEOUT)
+    // There is no record of how it was made: udev knows.
+    this.#device = await resumeDevice(this.#device, DEFAULT_TIMEOUT, undefined)
     this.resized(size)
   }
 
@@ -99,11 +106,8 @@ export class WrappedDevice extends MappedDevice {
  * wrapped already, with DMLOOP_NAME_TAKEN and DMLOOP_NAME_INVALID, and with a TypeError when the path leads
  * to something else than a block device. Then nothing is left behind.
  */
-export async function wrapDevice(
-  blockDevice: string,
-  options: { name: string },
-): Promise<MappedDevice> {
-  const { path, name: asked } = parseWrapOptions(blockDevice, options)
+export async function wrapDevice(blockDevice: string, options: WrapOptions): Promise<MappedDevice> {
+  const { path, name: asked, udevScan } = parseWrapOptions(blockDevice, options)
   const name = deviceNameFor(path, asked)
   const found = await stat(path)
   if (!found.isBlockDevice()) throw invalidValue('blockDevice', 'the path of a block device', path)
@@ -122,7 +126,7 @@ export async function wrapDevice(
     const device = await createDevice(name, uuid, path)
     undo.onFailure(() => removeDevice(device, UNDO))
     await loadTable(device, tableOver(beneath, size), await isReadOnlyDisk(beneath))
-    const live = await resumeDevice(device, DEFAULT_TIMEOUT)
+    const live = await resumeDevice(device, DEFAULT_TIMEOUT, udevScan)
     log('%s wraps %s', name, path)
     return new WrappedDevice(live, size)
   } catch (error) {
