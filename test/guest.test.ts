@@ -50,6 +50,7 @@ const GUESTS: Guest[] = [
   { test: 'agreement', options: ['--udev', '--disk=400'] },
   { test: 'loop', options: ['--udev', '--disk=400'] },
   { test: 'remains', options: ['--udev', '--disk=100'] },
+  { test: 'udev', options: ['--udev', '--disk=100'] },
   { test: 'wrap', options: ['--udev', '--disk=100'] },
   { test: 'crowd', options: ['--udev', '--disk=100'] },
   { test: 'stack', options: ['--disk=600', '--memory=4G'] },

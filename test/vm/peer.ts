@@ -1,9 +1,11 @@
 // Another process for tests to meet: peer.js map FILE NAME | unmap NAME |
-// loop FILE NAME | plan FILE; map-as-nobody and plan-as-nobody give root up first.
+// map-and-defer FILE NAME | extend NAME | loop FILE NAME | plan FILE | cookie | cookies; map-as-nobody and plan-as-nobody give
+// root up first.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { openSync } from 'node:fs'
 import { mapFile, openMapping, planFile, type DmloopError } from 'dmloop'
+import { native, result } from '#lib/native.js'
 
 const [verb, first = '', name = ''] = process.argv.slice(2)
 
@@ -34,6 +36,21 @@ try {
   } else if (verb === 'unmap') {
     await (await openMapping(first)).unmap()
     console.log('unmapped')
+  } else if (verb === 'extend') {
+    await (await openMapping(first)).extend()
+    console.log('extended')
+  } else if (verb === 'cookie') {
+    await result(native.createCookie())
+    console.log('made')
+    setInterval(() => undefined, 1000)
+  } else if (verb === 'cookies') {
+    let whole = 0
+    for (let round = 0; round < 500; round++) {
+      const { handle } = await result(native.createCookie())
+      if ((await result(native.pendingEvents(handle))) === 1) whole++
+      await result(native.destroyCookie(handle))
+    }
+    console.log(whole)
   } else {
     console.log('ready')
     for (;;) await (await mapFile(first, { name })).unmap()
