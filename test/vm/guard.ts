@@ -287,7 +287,7 @@ if (filesystem === 'f2fs') {
     t.equal(fileState(file), before, 'owner and mode come back')
 
     // Who has it open already could do so, too.
-    const reader = spawn('sh', ['-c', `exec 3<${file}; echo open; sleep 1000`], {
+    const reader = spawn('sh', ['-c', `exec 3<${file}; echo open; exec sleep 1000`], {
       stdio: ['ignore', 'pipe', 'ignore'],
     })
     await once(reader.stdout, 'data')
