@@ -23,11 +23,13 @@
       'target_name': 'dmloop',
       'sources': [
         'native/addon.cc',
+        'native/call_threads.cc',
         'native/compare.cc',
         'native/device_mapper.cc',
         'native/direct_io.cc',
         'native/dm_ioctl.cc',
         'native/dm_table.cc',
+        'native/environment.cc',
         'native/extent_list.cc',
         'native/extent_walk.cc',
         'native/file_facts.cc',
@@ -35,6 +37,7 @@
         'native/files.cc',
         'native/filesystem_files.cc',
         'native/guard.cc',
+        'native/js_calls.cc',
         'native/js_device_mapper.cc',
         'native/js_extents.cc',
         'native/js_files.cc',
@@ -54,6 +57,8 @@
       'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api"],
       # A worker thread may be ended while a call is under way: then there is nobody left to throw to.
       'defines': ['NAPI_VERSION=8', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
+      # The last worker thread that ends unloads it, while calls that are stuck have yet to return to it.
+      'ldflags': ['-Wl,-z,nodelete'],
     },
   ],
   'conditions': [

@@ -8,8 +8,8 @@ namespace dmloop {
 namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
-  // It belongs to the environment, which deletes it.
-  env.SetInstanceData(std::make_unique<HeldDescriptors>().release());
+  Environment::Make(env);
+  AddCalls(exports);
   AddFiles(exports);
   AddExtents(exports);
   AddSegments(exports);

@@ -46,7 +46,7 @@ Napi::Value ExtentMapValue(Napi::Env env, ExtentMap& map) {
 }
 
 Napi::Value WalkExtentsJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   const auto call = AddressCallFrom(info[1]);
   const auto offset = SafeInteger(info[2]);
   const auto length = SafeInteger(info[3]);
@@ -56,14 +56,15 @@ Napi::Value WalkExtentsJs(const Napi::CallbackInfo& info) {
   }
   return PromiseWorker<ExtentMap>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length,
-       block_size = *block_size] { return WalkExtents(fd, call, offset, length, block_size); },
+      [fd = *fd, call = *call, offset = *offset, length = *length, block_size = *block_size] {
+        return WalkExtents(fd.get(), call, offset, length, block_size);
+      },
       ExtentMapValue);
 }
 
 // The first byte that has moved, or -1.
 Napi::Value FindMovedByteJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   const auto call = AddressCallFrom(info[1]);
   const auto offset = SafeInteger(info[2]);
   const auto length = SafeInteger(info[3]);
@@ -73,8 +74,8 @@ Napi::Value FindMovedByteJs(const Napi::CallbackInfo& info) {
   }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), call = *call, offset = *offset, length = *length, extents] {
-        return FindMovedByte(fd, call, offset, length, *extents);
+      [fd = *fd, call = *call, offset = *offset, length = *length, extents] {
+        return FindMovedByte(fd.get(), call, offset, length, *extents);
       },
       NumberOrMinusOne);
 }

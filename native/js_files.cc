@@ -56,7 +56,7 @@ Napi::Value LookValue(Napi::Env env, Look& look) {
 }
 
 Napi::Value OpenedValue(Napi::Env env, OpenedFile& opened) {
-  const double fd = HeldDescriptors::Hold(env, std::move(opened.fd));
+  const Napi::Value fd = HeldNumber(env, opened.fd);
   Napi::Object object = Napi::Object::New(env);
   object.Set("fd", fd);
   object.Set("path", opened.path);
@@ -109,17 +109,16 @@ Napi::Value ListMountsJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value LookAtJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd) return Reject(info.Env(), "lookAt(fd)");
-  return PromiseWorker<Look>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return LookAt(fd); }, LookValue);
+  return PromiseWorker<Look>::Run(info.Env(), [fd = *fd] { return LookAt(fd.get()); }, LookValue);
 }
 
 Napi::Value InspectJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd) return Reject(info.Env(), "inspect(fd)");
   return PromiseWorker<FileFacts>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return Inspect(fd); }, FactsValue);
+      info.Env(), [fd = *fd] { return Inspect(fd.get()); }, FactsValue);
 }
 
 Napi::Value ReadFirstJs(const Napi::CallbackInfo& info) {
@@ -157,7 +156,7 @@ Napi::Value LockRecordJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<LockedRecord>::Run(
       info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return LockRecord(path); },
       [](Napi::Env env, LockedRecord& record) -> Napi::Value {
-        const double fd = HeldDescriptors::Hold(env, std::move(record.fd));
+        const Napi::Value fd = HeldNumber(env, record.fd);
         Napi::Object object = Napi::Object::New(env);
         object.Set("fd", fd);
         object.Set("text", record.text);
@@ -166,7 +165,7 @@ Napi::Value LockRecordJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ReleaseRecordJs(const Napi::CallbackInfo& info) {
-  auto fd = HeldDescriptors::Take(info.Env(), info[0]);
+  auto fd = TakeDescriptor(info[0]);
   if (!fd || !info[1].IsString()) return Reject(info.Env(), "releaseRecord(fd, path)");
   return PromiseWorker<Nothing>::Run(
       info.Env(),
@@ -177,7 +176,7 @@ Napi::Value ReleaseRecordJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value CloseJs(const Napi::CallbackInfo& info) {
-  auto fd = HeldDescriptors::Take(info.Env(), info[0]);
+  auto fd = TakeDescriptor(info[0]);
   if (!fd) return Reject(info.Env(), "close(fd)");
   return PromiseWorker<Nothing>::Run(info.Env(), [fd] { return Close(std::move(*fd)); }, Undefined);
 }
@@ -185,89 +184,85 @@ Napi::Value CloseJs(const Napi::CallbackInfo& info) {
 // A step on an open file that takes a text.
 template <Result<Nothing> (*step)(int, const std::string&)>
 Napi::Value FileTextStepJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd || !info[1].IsString()) return Reject(info.Env(), "file step(fd, text)");
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), text = info[1].As<Napi::String>().Utf8Value()] {
-        return step(fd, text);
-      },
+      [fd = *fd, text = info[1].As<Napi::String>().Utf8Value()] { return step(fd.get(), text); },
       Undefined);
 }
 
 // A step on an open file that answers with nothing but whether it went well.
 template <Result<Nothing> (*step)(int)>
 Napi::Value FileStepJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd) return Reject(info.Env(), "file step(fd)");
-  return PromiseWorker<Nothing>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return step(fd); }, Undefined);
+  return PromiseWorker<Nothing>::Run(info.Env(), [fd = *fd] { return step(fd.get()); }, Undefined);
 }
 
 // Something that a file is or is not.
 template <Result<Nothing> (*set)(int, bool)>
 Napi::Value FileSwitchJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "file switch(fd, on)");
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), on = info[1].As<Napi::Boolean>().Value()] {
-        return set(fd, on);
-      },
+      [fd = *fd, on = info[1].As<Napi::Boolean>().Value()] { return set(fd.get(), on); },
       Undefined);
 }
 
 Napi::Value GetPinCountJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd) return Reject(info.Env(), "getPinCount(fd)");
   return PromiseWorker<uint32_t>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return GetPinCount(fd); },
+      info.Env(), [fd = *fd] { return GetPinCount(fd.get()); },
       [](Napi::Env env, uint32_t& count) -> Napi::Value { return Napi::Number::New(env, count); });
 }
 
 Napi::Value SetAccessJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   const auto uid = SafeInteger(info[1]);
   const auto mode = SafeInteger(info[2]);
   if (!fd || !uid || !mode) return Reject(info.Env(), "setAccess(fd, uid, mode)");
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), uid = static_cast<uint32_t>(*uid),
-       mode = static_cast<uint32_t>(*mode)] { return SetAccess(fd, uid, mode); },
+      [fd = *fd, uid = static_cast<uint32_t>(*uid), mode = static_cast<uint32_t>(*mode)] {
+        return SetAccess(fd.get(), uid, mode);
+      },
       Undefined);
 }
 
 Napi::Value EndLeaseJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "endLease(fd, exclusive)");
   return PromiseWorker<bool>::Run(
       info.Env(),
-      [fd = static_cast<int>(*fd), exclusive = info[1].As<Napi::Boolean>().Value()] {
-        return EndLease(fd, exclusive);
+      [fd = *fd, exclusive = info[1].As<Napi::Boolean>().Value()] {
+        return EndLease(fd.get(), exclusive);
       },
       [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
 }
 
 Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
-  const auto device = SafeInteger(info[0]);
-  const auto file = SafeInteger(info[2]);
+  const auto device = UsedDescriptor::From(info[0]);
+  const auto file = UsedDescriptor::From(info[2]);
   auto runs = PackedNumbers::From(info[3]);
   if (!device || !info[1].IsString() || !file || !runs) {
     return Reject(info.Env(), "findDifference(device, path, file, runs)");
   }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [device = static_cast<int>(*device), path = info[1].As<Napi::String>().Utf8Value(),
-       file = static_cast<int>(*file),
-       runs] { return FindDifference(device, path, file, runs->rows()); },
+      [device = *device, path = info[1].As<Napi::String>().Utf8Value(), file = *file, runs] {
+        return FindDifference(device.get(), path, file.get(), runs->rows());
+      },
       NumberOrMinusOne);
 }
 
 Napi::Value FindStaleByteJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[0]);
+  const auto fd = UsedDescriptor::From(info[0]);
   if (!fd) return Reject(info.Env(), "findStaleByte(fd)");
   return PromiseWorker<std::optional<uint64_t>>::Run(
-      info.Env(), [fd = static_cast<int>(*fd)] { return FindStaleByte(fd); }, NumberOrMinusOne);
+      info.Env(), [fd = *fd] { return FindStaleByte(fd.get()); }, NumberOrMinusOne);
 }
 
 Napi::Value PageOutJs(const Napi::CallbackInfo& info) {

@@ -56,15 +56,16 @@ std::optional<loop::Settings> LoopSettingsFrom(const Napi::Value& value) {
 }
 
 Napi::Value LoopConfigureJs(const Napi::CallbackInfo& info) {
-  const auto fd = SafeInteger(info[1]);
+  const auto fd = UsedDescriptor::From(info[1]);
   auto settings = LoopSettingsFrom(info[2]);
   if (!info[0].IsString() || !fd || !settings) {
     return Reject(info.Env(), "loopConfigure(path, fd, settings)");
   }
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [path = info[0].As<Napi::String>().Utf8Value(), fd = static_cast<int>(*fd),
-       settings = *settings] { return loop::Configure(path, fd, settings); },
+      [path = info[0].As<Napi::String>().Utf8Value(), fd = *fd, settings = *settings] {
+        return loop::Configure(path, fd.get(), settings);
+      },
       Undefined);
 }
 

@@ -7,10 +7,10 @@ namespace dmloop {
 namespace {
 
 struct PackedLayer {
-  std::shared_ptr<PackedNumbers> rows;
+  std::shared_ptr<const PackedNumbers> rows;
   std::vector<int32_t> devices;
   // None where no segment is striped.
-  std::shared_ptr<PackedNumbers> stripes;
+  std::shared_ptr<const PackedNumbers> stripes;
 
   Layer view() const {
     return {rows->rows(), devices, stripes ? stripes->rows() : std::span<const double>()};

@@ -29,7 +29,7 @@ class GivenSegments {
   const SegmentSource& source() const { return *source_; }
 
  private:
-  std::shared_ptr<PackedNumbers> packed_;
+  std::shared_ptr<const PackedNumbers> packed_;
   std::shared_ptr<const Layout> layout_;
   std::shared_ptr<const SegmentSource> source_;
 };

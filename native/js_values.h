@@ -9,7 +9,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -39,27 +38,24 @@ inline std::optional<uint64_t> SafeInteger(const Napi::Value& value) {
   return static_cast<uint64_t>(number);
 }
 
-// Numbers that C++ made or TypeScript passes on, held where they lie: the reference keeps the
-// memory while a worker thread reads it. Nobody writes to packed tables after they are made.
+// Numbers of JavaScript's, copied: a call that works with them may outlive the environment that
+// they belong to.
 class PackedNumbers {
  public:
-  static std::shared_ptr<PackedNumbers> From(const Napi::Value& value) {
+  static std::shared_ptr<const PackedNumbers> From(const Napi::Value& value) {
     if (!value.IsTypedArray() ||
         value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
       return nullptr;
     }
-    return std::shared_ptr<PackedNumbers>(new PackedNumbers(value.As<Napi::Float64Array>()));
+    return std::make_shared<const PackedNumbers>(value.As<Napi::Float64Array>());
   }
+  explicit PackedNumbers(Napi::Float64Array array)
+      : rows_(array.Data(), array.Data() + array.ElementLength()) {}
+
   std::span<const double> rows() const { return rows_; }
 
  private:
-  explicit PackedNumbers(Napi::Float64Array array)
-      : rows_(array.Data(), array.ElementLength()),
-        reference_(Napi::Persistent(array.As<Napi::Object>())) {}
-
-  std::span<const double> rows_;
-  // Dropped on the event loop: that is where workers are deleted, and handles finalized.
-  Napi::ObjectReference reference_;
+  std::vector<double> rows_;
 };
 
 // What C++ keeps and JavaScript only holds: for each type its own kind, so that one is not taken
@@ -129,30 +125,36 @@ inline Napi::Value Strings(Napi::Env env, const std::vector<std::string>& string
   return ArrayOf(env, strings, [](Napi::Env, const std::string& text) { return text; });
 }
 
-// Descriptors that JavaScript holds. It may be stopped at any moment (worker.terminate()), and what
-// it holds then is closed with its environment, as Node does with descriptors of its own.
-class HeldDescriptors {
+// A descriptor in the use of a call: one of ours stays open as long.
+class UsedDescriptor {
  public:
-  static double Hold(Napi::Env env, UniqueFd fd) {
-    const int number = fd.get();
-    if (number >= 0) env.GetInstanceData<HeldDescriptors>()->held_.emplace(number, std::move(fd));
-    return number;
-  }
-  // Nothing where JavaScript does not hold it.
-  static std::shared_ptr<UniqueFd> Take(Napi::Env env, const Napi::Value& value) {
+  static std::optional<UsedDescriptor> From(const Napi::Value& value) {
     const auto number = SafeInteger(value);
-    if (!number) return nullptr;
-    auto& held = env.GetInstanceData<HeldDescriptors>()->held_;
-    const auto found = held.find(static_cast<int>(*number));
-    if (found == held.end()) return nullptr;
-    auto fd = std::make_shared<UniqueFd>(std::move(found->second));
-    held.erase(found);
-    return fd;
+    if (!number) return std::nullopt;
+    const auto fd = static_cast<int>(*number);
+    return UsedDescriptor(fd, Environment::Of(value.Env()).descriptors().Find(fd));
   }
+  int get() const { return number_; }
 
  private:
-  std::unordered_map<int, UniqueFd> held_;
+  UsedDescriptor(int number, std::shared_ptr<const UniqueFd> held)
+      : number_(number), held_(std::move(held)) {}
+
+  int number_;
+  std::shared_ptr<const UniqueFd> held_;
 };
+
+// Gives a descriptor to JavaScript to hold, by its number.
+inline Napi::Value HeldNumber(Napi::Env env, UniqueFd& fd) {
+  return Napi::Number::New(env, Environment::Of(env).descriptors().Hold(std::move(fd)));
+}
+
+// Takes it back; nothing where JavaScript does not hold it.
+inline std::shared_ptr<UniqueFd> TakeDescriptor(const Napi::Value& value) {
+  const auto number = SafeInteger(value);
+  if (!number) return nullptr;
+  return Environment::Of(value.Env()).descriptors().Take(static_cast<int>(*number));
+}
 
 inline Napi::Value Undefined(Napi::Env env, Nothing&) { return env.Undefined(); }
 
@@ -172,6 +174,7 @@ inline void Add(Napi::Object& exports, const char* name,
   exports.Set(name, Napi::Function::New(exports.Env(), function, name));
 }
 
+void AddCalls(Napi::Object& exports);
 void AddExtents(Napi::Object& exports);
 void AddFiles(Napi::Object& exports);
 void AddSegments(Napi::Object& exports);

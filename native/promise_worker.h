@@ -3,9 +3,11 @@
 #include <napi.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 
+#include "environment.h"
 #include "result.h"
 
 namespace dmloop {
@@ -18,27 +20,29 @@ inline Napi::Object FailureObject(Napi::Env env, const Failure& failure) {
   return object;
 }
 
-// Runs `work` on a worker thread and settles a promise with what it found: `{ value }` or
+// Runs `work` on a thread and settles a promise with what it found: `{ value }` or
 // `{ failure: { errno, syscall, path? } }`. The promise itself never rejects, because an error made
-// here would have no JavaScript stack; TypeScript makes it where the caller can see it.
+// here would have no JavaScript stack; TypeScript makes it where the caller can see it. The promise
+// has the number of the call, by which its progress is asked for.
 template <typename T>
-class PromiseWorker : public Napi::AsyncWorker {
+class PromiseWorker : public PendingCall {
  public:
   using Work = std::function<Result<T>()>;
   using Convert = Napi::Value (*)(Napi::Env, T&);
 
   static Napi::Value Run(Napi::Env env, Work work, Convert convert) {
-    auto* worker = new PromiseWorker(env, std::move(work), convert);  // Deletes itself when done.
-    const Napi::Promise promise = worker->deferred_.Promise();
-    worker->Queue();
+    auto worker = std::make_unique<PromiseWorker>(env, std::move(work), convert);
+    Napi::Promise promise = worker->deferred_.Promise();
+    promise.Set("call", Environment::Of(env).Start(env, std::move(worker)));
     return promise;
   }
 
- protected:
-  void Execute() override { result_.emplace(work_()); }
+  PromiseWorker(Napi::Env env, Work work, Convert convert)
+      : deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work)), convert_(convert) {}
 
-  void OnOK() override {
-    const Napi::Env env = Env();
+  void Refuse(const Failure& failure) override { result_.emplace(failure); }
+
+  void Settle(Napi::Env env) override {
     Napi::Object settled = Napi::Object::New(env);
     if (result_->ok()) {
       settled.Set("value", convert_(env, result_->value()));
@@ -48,13 +52,14 @@ class PromiseWorker : public Napi::AsyncWorker {
     deferred_.Resolve(settled);
   }
 
- private:
-  PromiseWorker(Napi::Env env, Work work, Convert convert)
-      : Napi::AsyncWorker(env, "dmloop"),
-        deferred_(Napi::Promise::Deferred::New(env)),
-        work_(std::move(work)),
-        convert_(convert) {}
+ protected:
+  void DoWork() override {
+    result_.emplace(work_());
+    // What it works with goes where it was used: to close a descriptor may take its time.
+    work_ = nullptr;
+  }
 
+ private:
   Napi::Promise::Deferred deferred_;
   Work work_;
   Convert convert_;

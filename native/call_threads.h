@@ -1,0 +1,75 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "progress.h"
+#include "result.h"
+
+namespace dmloop {
+
+// Work that asks the kernel for something and may wait for it without end: a frozen filesystem, a
+// dead disk or a server that is gone gives no answer, and such a wait cannot be interrupted.
+//
+// A call has one owner at a time: its thread while it runs; then the queue of its environment's
+// thread-safe function; then the event loop, which settles it. If the environment has ended
+// meanwhile, the thread deletes it, and what it has opened is closed. It may run longer than the
+// environment lives, so whatever it works with is its own: no memory and no descriptor that goes
+// with JavaScript.
+class Call {
+ public:
+  virtual ~Call() = default;
+
+  // On a thread, which then has Return give the call away.
+  void Execute();
+  // Instead of Execute, when there can be no thread for it.
+  virtual void Refuse(const Failure& failure) = 0;
+  // To whom the call goes when it has run.
+  virtual void Return(std::unique_ptr<Call> self) = 0;
+
+  const Progress& progress() const { return progress_; }
+
+ protected:
+  virtual void DoWork() = 0;
+
+ private:
+  Progress progress_;
+};
+
+// Threads for calls, shared by all environments of the process. A call gets an idle thread or a new
+// one, and waits for one only when kMaximum are busy: then most of them are stuck, and more would
+// be too. A thread that has been idle for a while ends.
+//
+// The threads are never joined, and this is never destroyed: exit(3) must not wait for a stuck
+// call.
+class CallThreads {
+ public:
+  static CallThreads& Get();
+
+  void Run(std::unique_ptr<Call> call);
+
+ private:
+  struct Thread {
+    std::unique_ptr<Call> call;
+    std::condition_variable has_call;
+  };
+
+  static constexpr size_t kMaximum = 128;
+
+  int Start(std::unique_ptr<Call>& call);
+  void Serve(std::unique_ptr<Call> call);
+  // The next call of a thread that is done with one; none when it is to end.
+  std::unique_ptr<Call> Next(Thread& thread);
+
+  std::mutex mutex_;
+  // The one that was busy last comes last, and is used first: the others get old.
+  std::vector<Thread*> idle_;
+  std::deque<std::unique_ptr<Call>> waiting_;
+  size_t count_ = 0;
+};
+
+}  // namespace dmloop
