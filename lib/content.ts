@@ -1,10 +1,10 @@
 // Whether the device shows the bytes of the file: read through both, past every cache.
 import { constants } from 'node:fs'
-import { open } from 'node:fs/promises'
 import debug from 'debug'
 import { DmloopError, problem, type Problem } from './errors.js'
 import { native, result } from './native.js'
 import type { MapRequest } from './options.js'
+import { OpenPath } from './path.js'
 import type { SlicePlan } from './plan-file.js'
 import type { FileSlice } from './range.js'
 
@@ -103,7 +103,7 @@ export async function compareContent(
   const total = steps.flat(2).reduce((sum, { length }) => sum + length, 0)
   let done = 0
   let start = 0
-  await using device = await open(path, constants.O_RDONLY | constants.O_DIRECT)
+  await using device = await OpenPath.open(path, constants.O_RDONLY | constants.O_DIRECT)
   for (const [index, { slice }] of parts.entries()) {
     const { file, offset, length } = slice
     for (const step of steps[index] ?? []) {

@@ -3,7 +3,7 @@ import debug from 'debug'
 import { isUnreachable, noDeviceMapper } from './device-stack.js'
 import { DmloopError, isSystemError, systemError, verdict } from './errors.js'
 import { stillOpen } from './holders.js'
-import { native, result, type DmDevice, type DmTarget } from './native.js'
+import { computed, native, result, type DmDevice, type DmTarget } from './native.js'
 import { identityOf } from './names.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
@@ -23,6 +23,12 @@ const log = debug('dmloop:device-mapper')
 /** linux/dm-ioctl.h */
 const ACTIVE_PRESENT = 1 << 5
 const DEFERRED_REMOVE = 1 << 17
+
+/**
+ * Milliseconds that the kernel may take for each segment that it reads or writes in one call: many times what
+ * it takes on a slow machine, and a minute for the largest table.
+ */
+const PER_SEGMENT = 0.05
 
 export const hasLiveTable = (device: DmDevice): boolean => (device.flags & ACTIVE_PRESENT) !== 0
 
@@ -95,7 +101,8 @@ export async function loadTable(
 ): Promise<void> {
   const { uuid, name } = device
   const { source, devices } = segments
-  await result(native.dmLoad({ uuid }, source, [...devices], readOnly), name)
+  const load = native.dmLoad({ uuid }, source, [...devices], readOnly)
+  await result(load, name, segments.length * PER_SEGMENT)
   log('%s: loaded %d segments', name, segments.length)
 }
 
@@ -121,7 +128,7 @@ export async function assertAlone(
 /** Whether two tables have a block of a device in common. */
 export async function overlaps(segments: SegmentTable, other: SegmentTable): Promise<boolean> {
   const rows = { rows: placesOf(other), devices: segments.numbersOf(other.devices) }
-  return (await result(native.findOverlap(segments.source, rows))) >= 0
+  return (await computed(native.findOverlap(segments.source, rows))) >= 0
 }
 
 /** The rows of a table that lie somewhere: what dmsetup --force has put in place of one does not. */
@@ -137,11 +144,12 @@ const placesOf = ({ packed }: SegmentTable): Float64Array => {
  * Both tables of a mapping, of which either may have no rows; none when it has gone meanwhile. The one
  * that is about to be live is read first: a resume in between makes it the other.
  */
-async function tablesOf({ uuid, name }: DmDevice): Promise<SegmentTable[]> {
+async function tablesOf({ uuid, name, targetCount }: DmDevice): Promise<SegmentTable[]> {
   const tables: SegmentTable[] = []
   try {
     for (const inactive of [true, false]) {
-      const table = await result(native.dmTable({ uuid }, inactive), name)
+      const allowance = targetCount * PER_SEGMENT
+      const table = await result(native.dmTable({ uuid }, inactive), name, allowance)
       tables.push(new SegmentTable(table.rows, table.devices))
     }
   } catch (error) {
@@ -157,8 +165,9 @@ export async function clearTable(device: DmDevice): Promise<void> {
 
 /** The live table; a target that is neither linear nor zero equals no segment of a plan. */
 export async function liveTable(device: DmDevice): Promise<SegmentTable> {
-  const { uuid, name } = device
-  const { rows, devices } = await result(native.dmTable({ uuid }, false), name)
+  const { uuid, name, targetCount } = device
+  const ask = native.dmTable({ uuid }, false)
+  const { rows, devices } = await result(ask, name, targetCount * PER_SEGMENT)
   return new SegmentTable(rows, devices)
 }
 

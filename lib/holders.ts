@@ -1,8 +1,9 @@
 // Who has a device open, as far as this process can see.
-import { readdir, stat } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { DmloopError, problem } from './errors.js'
+import { identify } from './path.js'
 import { processes } from './processes.js'
-import { deviceName, mountsOf, splitDevice } from './sysfs.js'
+import { deviceName, mountsOf } from './sysfs.js'
 
 interface Node {
   major: number
@@ -12,10 +13,8 @@ interface Node {
 async function processHolds(pid: string, { major, minor }: Node): Promise<boolean> {
   const descriptors = await readdir(`/proc/${pid}/fd`).catch(() => [])
   for (const descriptor of descriptors) {
-    const open = await stat(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)
-    if (!open?.isBlockDevice()) continue
-    const device = splitDevice(open.rdev)
-    if (device.major === major && device.minor === minor) return true
+    const open = await identify(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)
+    if (open?.isBlockDevice === true && open.major === major && open.minor === minor) return true
   }
   return false
 }

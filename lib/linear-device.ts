@@ -89,7 +89,7 @@ export class LinearDevice extends MappedDevice {
     return await recordWithout(await this.#live())
   }
 
-  async extend(): Promise<void> {
+  protected async enlarge(): Promise<void> {
     const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
     const { identities } = await this.currentRecord()
     await using claim = await Claim.take(identities, patience)

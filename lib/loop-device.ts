@@ -111,7 +111,7 @@ export class LoopDevice extends MappedDevice {
     }
   }
 
-  async extend(): Promise<void> {
+  protected async enlarge(): Promise<void> {
     const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
     const { identities } = await this.currentRecord()
     await using claim = await Claim.take(identities, patience)

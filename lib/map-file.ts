@@ -2,6 +2,7 @@ import debug from 'debug'
 import type { BackingFile, BackingFiles } from './backing-file.js'
 import { newId, newRecord, openClaimed, type Claim } from './claim.js'
 import { proveContent } from './content.js'
+import { withDeadline } from './deadline.js'
 import {
   assertDeviceMapper,
   createDevice,
@@ -36,7 +37,8 @@ const log = debug('dmloop:map')
  *
  * Rejects with the first problem that blocks as a DmloopError (all of them on `error.problems`), with
  * the system's error when a call fails, with a TypeError or RangeError for a wrong argument, and with
- * the signal's reason when aborted. Then nothing is left behind.
+ * the signal's reason when aborted. Then nothing is left behind; while the kernel keeps a call (then the code
+ * is DMLOOP_TIMEOUT), as soon as it gives it back.
  */
 export async function mapFile(
   file: string | string[],
@@ -44,6 +46,14 @@ export async function mapFile(
 ): Promise<MappedDevice> {
   const request = parseMapOptions(file, options)
   request.signal?.throwIfAborted()
+  return await withDeadline(
+    request,
+    (signal) => map({ ...request, signal }),
+    (device) => device.unmap(),
+  )
+}
+
+async function map(request: MapRequest): Promise<MappedDevice> {
   if (request.backend === 'linear') await assertDeviceMapper()
   const opened = await openClaimed(request.files, request)
   await using files = opened.files

@@ -1,6 +1,5 @@
 // The walk of mapFile with a loop device in place of segments.
 import { constants } from 'node:fs'
-import { open, type FileHandle } from 'node:fs/promises'
 import { assertUnmapped } from './alone.js'
 import type { BackingFile, BackingFiles } from './backing-file.js'
 import { newId, newRecord, type Claim, type MappingRecord } from './claim.js'
@@ -18,6 +17,7 @@ import { createLoop, removeLoop, type Announce, type Loop } from './loop.js'
 import { joiningTable, LoopDevice } from './loop-device.js'
 import { partOf, uuidOf } from './names.js'
 import { type MapRequest, UNDO } from './options.js'
+import { OpenPath } from './path.js'
 import { planLoop } from './plan-file.js'
 import type { Plan } from './plan.js'
 import { sliceFiles, type FileSlice, type Range } from './range.js'
@@ -129,12 +129,12 @@ async function showSlice(
   return await createLoop(backing.fd, settings, request, announce)
 }
 
-async function openBacking(file: BackingFile, readOnly: boolean): Promise<FileHandle> {
+async function openBacking(file: BackingFile, readOnly: boolean): Promise<OpenPath> {
   const { fd, path } = file
   try {
     // By the descriptor: whatever the path leads to by now, this is the file that was looked at.
     const flags = readOnly ? constants.O_RDONLY : constants.O_RDWR
-    return await open(`/proc/self/fd/${fd}`, flags)
+    return await OpenPath.open(`/proc/self/fd/${fd}`, flags)
   } catch (error) {
     if (!isSystemError(error, 'EPERM', 'EROFS', 'ETXTBSY')) throw error
     const held = (await markOf(file)) ? ' (the guard of a mapping holds it: releaseFile)' : ''

@@ -1,10 +1,12 @@
 import debug from 'debug'
 import { readRecord, type MappingRecord } from './claim.js'
+import { withDeadline } from './deadline.js'
 import { DmloopError, isSystemError, problem, verdict, type Problem } from './errors.js'
 import { identityOf } from './names.js'
 import {
   parseUnmapOptions,
   parseVerifyOptions,
+  PATIENCE,
   type UnmapOptions,
   type UnmapRequest,
   type VerifyOptions,
@@ -102,14 +104,23 @@ export abstract class MappedDevice implements AsyncDisposable {
    */
   async verify(options?: VerifyOptions): Promise<Verification> {
     const request = parseVerifyOptions(options)
-    const problems = await this.deviations(request).catch((error: unknown) => {
+    const patience = { ...PATIENCE, signal: request.signal }
+    const problems = await withDeadline(patience, (signal) =>
+      this.#problems({ ...request, signal }),
+    )
+    log('%s: verified, %d problems', this.name, problems.length)
+    return { ok: problems.length === 0, problems }
+  }
+
+  async #problems(request: VerifyRequest): Promise<Problem[]> {
+    try {
+      return await this.deviations(request)
+    } catch (error) {
       if (error instanceof DmloopError) return [...error.problems]
       if (!isSystemError(error, 'ENOENT', 'ENOTDIR', 'ENXIO')) throw error
       const detail = `cannot be compared with its device: ${error.message}`
       return [problem('DMLOOP_FILE_CHANGED', { file: this.files[0] ?? this.path }, detail)]
-    })
-    log('%s: verified, %d problems', this.name, problems.length)
-    return { ok: problems.length === 0, problems }
+    }
   }
 
   /** @internal */
@@ -139,7 +150,12 @@ export abstract class MappedDevice implements AsyncDisposable {
    * 'none' for that. Rejects with DMLOOP_FILE_CHANGED when the part that is mapped already lies elsewhere
    * by now, and like mapFile when the new part cannot be mapped; then the device stays as it was.
    */
-  abstract extend(): Promise<void>
+  async extend(): Promise<void> {
+    await withDeadline(PATIENCE, () => this.enlarge())
+  }
+
+  /** @internal */
+  protected abstract enlarge(): Promise<void>
 
   /**
    * Removes the device, and lets its files go: afterwards they read what was written to the device. Rejects
@@ -147,12 +163,15 @@ export abstract class MappedDevice implements AsyncDisposable {
    * soon as nobody has it open, and the files are let go then, as long as this process lives, or by the next
    * call. Rejects with DMLOOP_STALE_CACHE and DMLOOP_FILE_UNREACHABLE when the device is gone but a file
    * cannot be let go yet: calling it again, or releaseFile, finishes. Removing a device twice, or after
-   * another process did, is no error.
+   * another process did, is no error. Where the kernel keeps a call, it rejects in time (DMLOOP_TIMEOUT) and
+   * is finished when the call returns.
    */
   async unmap(options?: UnmapOptions): Promise<void> {
     const request = parseUnmapOptions(options)
     // One at a time: a second call waits for the first, and goes on where that one has stopped.
-    const attempt = this.#removal.then(() => this.#remove(request))
+    const attempt = this.#removal.then(() =>
+      withDeadline(request, () => this.#remove(request)),
+    )
     this.#removal = attempt.catch(() => undefined)
     await attempt
   }

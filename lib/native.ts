@@ -1,5 +1,6 @@
 // The native half, typed. It reports facts and failures; the errors are made here, on the caller's
 // stack.
+import { AsyncLocalStorage } from 'node:async_hooks'
 import bindings from 'bindings'
 import { systemError } from './errors.js'
 import type { AddressCall } from './policy.js'
@@ -161,9 +162,28 @@ export interface Layer {
 }
 
 type Settled<T> = { value: T } | { failure: { errno: number; syscall: string; path?: string } }
-type Call<A extends unknown[], T> = (...args: A) => Promise<Settled<T>>
+/** With the number of the call. */
+type Pending<T> = Promise<Settled<T>> & { readonly call?: number }
+type Call<A extends unknown[], T> = (...args: A) => Pending<T>
+
+/** What a path leads to. */
+export interface PathFacts {
+  isBlockDevice: boolean
+  /** The device of its filesystem, and the place there. */
+  fsMajor: number
+  fsMinor: number
+  inode: string
+  /** Those of a device itself. */
+  major: number
+  minor: number
+}
 
 interface Addon {
+  /**
+   * What the kernel was last asked for by a call, and how often it has been asked; undefined when the call is
+   * done.
+   */
+  callProgress: (call: number) => { syscall?: string; steps: number } | undefined
   walkExtents: Call<
     [fd: number, call: AddressCall, offset: number, length: number, blockSize: number],
     ExtentFacts
@@ -183,6 +203,8 @@ interface Addon {
   openFileByHandle: Call<[major: number, minor: number, handle: string], OpenedFile>
   /** The mounts of filesystems with a device, in every mount namespace. */
   listMounts: Call<[], { major: number; minor: number; filesystem: string }[]>
+  open: Call<[path: string, flags: number], number>
+  identify: Call<[path: string], PathFacts>
   lookAt: Call<[fd: number], Look>
   inspect: Call<[fd: number], FileFacts>
   sync: Call<[fd: number], void>
@@ -271,9 +293,32 @@ function load(): Addon {
 
 export const native = load()
 
+/** A call into the kernel that has not come back. */
+export interface KernelCall {
+  number: number | undefined
+  path: string | undefined
+  /** Milliseconds that it may well take, whatever its caller's patience. */
+  allowance: number
+}
+
+/** The calls that a walk waits for, to whoever watches it; see lib/deadline.ts. */
+export const kernelCalls = new AsyncLocalStorage<Set<KernelCall>>()
+
 /** The value of a native call, or its failure as a system error about `path`. */
-export async function result<T>(call: Promise<Settled<T>>, path?: string): Promise<T> {
-  const settled = await call
+export async function result<T>(pending: Pending<T>, path?: string, allowance = 0): Promise<T> {
+  const calls = kernelCalls.getStore()
+  const call = { number: pending.call, path, allowance }
+  calls?.add(call)
+  try {
+    return await computed(pending, path)
+  } finally {
+    calls?.delete(call)
+  }
+}
+
+/** The same of a native call that asks the kernel for nothing: it ends, however long it takes. */
+export async function computed<T>(pending: Pending<T>, path?: string): Promise<T> {
+  const settled = await pending
   if ('failure' in settled) throw systemError(settled.failure, settled.failure.path ?? path)
   return settled.value
 }

@@ -1,6 +1,6 @@
-import { stat } from 'node:fs/promises'
 import { BackingFile } from './backing-file.js'
 import { readRecord, readRecords, type MappingRecord } from './claim.js'
+import { withDeadline } from './deadline.js'
 import { findDevice, listDevices } from './device-mapper.js'
 import { systemError } from './errors.js'
 import { LinearDevice } from './linear-device.js'
@@ -9,9 +9,10 @@ import { findLoop, listLoops, loopNumber, type Loop } from './loop.js'
 import type { MappedDevice } from './mapped-device.js'
 import { identityOf, uuidOf, wrappedBy } from './names.js'
 import type { DmDevice } from './native.js'
-import { pathOf } from './options.js'
+import { pathOf, PATIENCE } from './options.js'
+import { identify } from './path.js'
 import { deviceOf, loopOf, sweep } from './remains.js'
-import { deviceName, kernelName, splitDevice } from './sysfs.js'
+import { deviceName, kernelName } from './sysfs.js'
 import { WrappedDevice } from './wrap-device.js'
 
 /**
@@ -22,7 +23,8 @@ import { WrappedDevice } from './wrap-device.js'
 export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
   const given = pathOf(nameOrPath, 'nameOrPath')
   // A name has no slash, so what has one is a path.
-  const found = given.includes('/') ? await mappingAt(given) : await mappingNamed(given)
+  const find = given.includes('/') ? mappingAt : mappingNamed
+  const found = await withDeadline(PATIENCE, () => find(given))
   if (found) return found
   // The code and call are what the kernel itself gives for a device that is not there.
   throw systemError({ errno: -6, syscall: 'DM_DEV_STATUS' }, given)
@@ -49,9 +51,9 @@ export const isNameTaken = async (name: string): Promise<boolean> =>
   (await findDevice({ name })) !== undefined || (await loopNamed(name)) !== undefined
 
 async function mappingAt(path: string): Promise<MappedDevice | undefined> {
-  const found = await stat(path)
-  if (found.isBlockDevice()) {
-    const { major, minor } = splitDevice(found.rdev)
+  const found = await identify(path)
+  if (found.isBlockDevice) {
+    const { major, minor } = found
     const number = loopNumber(await kernelName(deviceName(major, minor)))
     if (number !== undefined) return ofLoop(await findLoop(number))
     return ofDevice(await findDevice({ major, minor }))
@@ -87,6 +89,10 @@ const ofLoop = async (loop: Loop | undefined): Promise<MappedDevice | undefined>
  * ours, as after a deferred one, are let go.
  */
 export async function listMappings(): Promise<MappedDevice[]> {
+  return await withDeadline(PATIENCE, findMappings)
+}
+
+async function findMappings(): Promise<MappedDevice[]> {
   await sweep()
   const mappings = [
     ...(await Promise.all((await listDevices()).map(ofDevice))),

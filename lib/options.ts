@@ -44,9 +44,15 @@ export interface MapOptions extends PlanOptions {
   partitionScan?: boolean
   /** Is told how far the comparison has come, in bytes. */
   onProgress?: (progress: Progress) => void
-  /** Milliseconds to wait for another process at the same file, and for the node. Default 10,000. */
+  /**
+   * Milliseconds to wait for another process at the same file, for the node, and for any single call into the
+   * kernel to come back. Default 10,000; calls into the kernel have at least 500.
+   */
   timeout?: number
-  /** Aborts the call, which then leaves nothing behind and rejects with the signal's reason. */
+  /**
+   * Aborts the call, which then leaves nothing behind and rejects with the signal's reason; before that is done
+   * only where the kernel holds it up for more than half a second.
+   */
   signal?: AbortSignal
 }
 
@@ -68,7 +74,10 @@ export interface VerifyOptions {
 export interface UnmapOptions {
   /** Removes the device when its last holder leaves, instead of failing while it is open. */
   deferred?: boolean
-  /** Milliseconds to wait for holders to leave and the node to go. Default 10,000. */
+  /**
+   * Milliseconds to wait for holders to leave, for the node to go, and for any single call into the kernel to
+   * come back. Default 10,000; calls into the kernel have at least 500.
+   */
   timeout?: number
   signal?: AbortSignal
 }
@@ -102,6 +111,9 @@ export interface UnmapRequest {
 }
 
 export const DEFAULT_TIMEOUT = 10_000
+
+/** Of calls that have no options. */
+export const PATIENCE = { timeout: DEFAULT_TIMEOUT, signal: undefined }
 
 /** However little time the caller has: udev and blkid have a new device open for a moment. */
 export const UNDO = { deferred: false, timeout: DEFAULT_TIMEOUT, signal: undefined }

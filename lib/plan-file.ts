@@ -1,11 +1,12 @@
 import debug from 'debug'
 import { assertBlocksFree, assertNoDevice, assertUnmapped } from './alone.js'
 import { BackingFiles, type BackingFile } from './backing-file.js'
+import { withDeadline } from './deadline.js'
 import { levelsOver, readStack, sameStack, type DeviceStack } from './device-stack.js'
 import { DmloopError, problem, verdict, type Problem } from './errors.js'
 import { ExtentTable } from './extents.js'
-import { native, result, type ExtentFacts } from './native.js'
-import { parsePlanOptions, type PlanOptions, type PlanRequest } from './options.js'
+import { computed, native, result, type ExtentFacts } from './native.js'
+import { parsePlanOptions, PATIENCE, type PlanOptions, type PlanRequest } from './options.js'
 import { Plan, type PlannedFile } from './plan.js'
 import { EXTENT_FLAGS } from './policy.js'
 import { sliceFiles, type FileSlice } from './range.js'
@@ -23,10 +24,15 @@ const MAX_SEGMENTS = 1_048_576
  * by syncing first.
  *
  * What stands in the way is listed in `problems` rather than thrown. Rejects with the system's error
- * when the file cannot be opened for reading, and with a TypeError or RangeError for a wrong argument.
+ * when the file cannot be opened for reading, with a TypeError or RangeError for a wrong argument, and with
+ * DMLOOP_TIMEOUT when the kernel does not answer for ten seconds.
  */
 export async function planFile(file: string | string[], options?: PlanOptions): Promise<Plan> {
   const request = parsePlanOptions(file, options)
+  return await withDeadline(PATIENCE, () => draw(request))
+}
+
+async function draw(request: PlanRequest): Promise<Plan> {
   try {
     await using files = await BackingFiles.open(request.files)
     const drawn = request.backend === 'loop' ? undefined : await drawPlan(files.list, request)
@@ -193,7 +199,7 @@ async function layOut(
     const levels = levelsOver(stack, devices)
     return [{ ...facts, offset, sectors: length / SECTOR, zeroFlags, levels }]
   })
-  const layout = await result(native.layOut(laid), parts[0]?.slice.file.path)
+  const layout = await computed(native.layOut(laid), parts[0]?.slice.file.path)
   return new SegmentTable(
     layout,
     layout.devices.map((number) => devices[number] as string),

@@ -235,7 +235,7 @@ export const POLICY = {
   },
   DMLOOP_TIMEOUT: {
     found: 'did not happen in time',
-    why: 'Another process or udev is slow or stuck.',
+    why: 'Another process, udev or the kernel is slow or stuck.',
     remedy: 'Try again, with a larger `timeout` if the machine is slow.',
     blocks: 'all',
   },

@@ -1,7 +1,8 @@
 // What a process has of a file, from /proc: descriptors and mappings.
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import type { BackingFile } from './backing-file.js'
-import { splitDevice } from './sysfs.js'
+import { identify } from './path.js'
+import { readText } from './sysfs.js'
 import { isSame } from './uses.js'
 
 /** A range of a process's memory that shows the file. */
@@ -18,11 +19,9 @@ export interface MemoryRange {
 export async function descriptorsOf(pid: string, { facts }: BackingFile): Promise<string[]> {
   const descriptors: string[] = []
   for (const descriptor of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
-    const open = await stat(`/proc/${pid}/fd/${descriptor}`, { bigint: true }).catch(
-      () => undefined,
-    )
-    if (open?.ino.toString() !== facts.inode) continue
-    const inode = { ...splitDevice(Number(open.dev)), inode: open.ino.toString() }
+    const open = await identify(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)
+    if (!open) continue
+    const inode = { major: open.fsMajor, minor: open.fsMinor, inode: open.inode }
     if (isSame(inode, facts)) descriptors.push(descriptor)
   }
   return descriptors
@@ -30,7 +29,7 @@ export async function descriptorsOf(pid: string, { facts }: BackingFile): Promis
 
 /** Where a process has a file mapped. A mapping outlives the descriptor that it was made with. */
 export async function memoryOf(pid: string, { facts }: BackingFile): Promise<MemoryRange[]> {
-  const maps = await readFile(`/proc/${pid}/maps`, 'utf8').catch(() => '')
+  const maps = (await readText(`/proc/${pid}/maps`).catch(() => undefined)) ?? ''
   const device = [facts.major, facts.minor].map((n) => n.toString(16).padStart(2, '0')).join(':')
   return maps
     .split('\n')

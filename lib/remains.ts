@@ -2,6 +2,7 @@
 import debug from 'debug'
 import type { BackingFile } from './backing-file.js'
 import { Claim, openClaimed, readRecord, readRecords, type MappingRecord } from './claim.js'
+import { withDeadline } from './deadline.js'
 import {
   alreadyMapped,
   assertAlone,
@@ -16,7 +17,7 @@ import { partIdentityOf, partOf, uuidOf } from './names.js'
 import { MappedFiles, recordWithout } from './mapped-files.js'
 import type { Mark } from './mark.js'
 import type { DmDevice } from './native.js'
-import { DEFAULT_TIMEOUT, pathOf } from './options.js'
+import { DEFAULT_TIMEOUT, pathOf, PATIENCE } from './options.js'
 import { expelStalePages } from './page-cache.js'
 import { drawPlan } from './plan-file.js'
 import { nodePath, sweepCookies } from './udev.js'
@@ -154,11 +155,15 @@ async function deviceOfMark(file: BackingFile): Promise<DmDevice | undefined> {
  * Does nothing to a file without one. Rejects with DMLOOP_ALREADY_MAPPED while it is mapped.
  */
 export async function releaseFile(file: string): Promise<void> {
-  const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
-  const { files, claim } = await openClaimed([pathOf(file, 'file')], patience)
+  const path = pathOf(file, 'file')
+  await withDeadline(PATIENCE, () => release(path))
+}
+
+async function release(path: string): Promise<void> {
+  const { files, claim } = await openClaimed([path], PATIENCE)
   await using _ = files
   await using held = claim
-  await clearDevices(files.list, held, patience)
+  await clearDevices(files.list, held, PATIENCE)
   for (const each of files.list) await takeHoldsOff(each)
 }
 

@@ -1,5 +1,5 @@
 // A device-mapper table: segments of linear and zero targets.
-import { native, result, type Layout } from './native.js'
+import { computed, native, type Layout } from './native.js'
 
 /** One line of a device-mapper table, in 512-byte sectors. */
 export interface Segment {
@@ -93,7 +93,7 @@ export class SegmentTable implements Iterable<Segment> {
    */
   async firstDifference(other: SegmentTable): Promise<number | undefined> {
     const rows = { rows: other.packed, devices: this.numbersOf(other.devices) }
-    const sector = await result(native.findDifferentSector(this.source, rows))
+    const sector = await computed(native.findDifferentSector(this.source, rows))
     return sector < 0 ? undefined : sector
   }
 

@@ -1,8 +1,8 @@
 // What else uses the blocks of a file: swap space, its filesystem and loop devices.
-import { stat } from 'node:fs/promises'
 import { loopPath } from './loop.js'
 import type { FileFacts, Look } from './native.js'
-import { splitDevice, unescapePath } from './sysfs.js'
+import { identify } from './path.js'
+import { unescapePath } from './sysfs.js'
 
 export interface Uses {
   swap: boolean
@@ -33,9 +33,9 @@ async function isSwap(file: Inode, swaps: string): Promise<boolean> {
   for (const area of swaps.split('\n').slice(1)) {
     const [path = '', type] = area.split(/\s+/)
     if (type !== 'file') continue
-    const found = await stat(unescapePath(path), { bigint: true }).catch(() => undefined)
+    const found = await identify(unescapePath(path)).catch(() => undefined)
     if (!found) continue
-    const inode = { ...splitDevice(Number(found.dev)), inode: found.ino.toString() }
+    const inode = { major: found.fsMajor, minor: found.fsMinor, inode: found.inode }
     if (isSame(inode, file)) return true
   }
   return false

@@ -1,8 +1,8 @@
 // A device that shows another one as it is: a host filesystem mounted on it leaves the other to
 // device-mapper, so that its files can be mapped (FACTS section 2).
-import { stat } from 'node:fs/promises'
 import debug from 'debug'
 import { Claim } from './claim.js'
+import { withDeadline } from './deadline.js'
 import {
   alreadyMapped,
   createDevice,
@@ -23,17 +23,18 @@ import type { DmDevice } from './native.js'
 import {
   DEFAULT_TIMEOUT,
   parseWrapOptions,
+  PATIENCE,
   UNDO,
   type UnmapRequest,
   type WrapOptions,
 } from './options.js'
+import { identify } from './path.js'
 import { SECTOR, SegmentTable } from './segments.js'
-import { deviceName, deviceSize, isReadOnlyDisk, parseDevice, splitDevice } from './sysfs.js'
+import { deviceName, deviceSize, isReadOnlyDisk, parseDevice } from './sysfs.js'
 import { nodePath } from './udev.js'
 import { Undo } from './undo.js'
 
 const log = debug('dmloop:wrap-device')
-const PATIENCE = { timeout: DEFAULT_TIMEOUT, signal: undefined }
 
 /** All of a device, as it is. */
 const tableOver = (device: string, size: number): SegmentTable =>
@@ -73,7 +74,7 @@ export class WrappedDevice extends MappedDevice {
     return [problem('DMLOOP_FILE_CHANGED', { file: this.path }, 'has another table by now')]
   }
 
-  async extend(): Promise<void> {
+  protected async enlarge(): Promise<void> {
     await using _ = await claimOn(this.#beneath)
     const size = await deviceSize(this.#beneath)
     if (size === this.size) return
@@ -109,9 +110,16 @@ export class WrappedDevice extends MappedDevice {
 export async function wrapDevice(blockDevice: string, options: WrapOptions): Promise<MappedDevice> {
   const { path, name: asked, udevScan } = parseWrapOptions(blockDevice, options)
   const name = deviceNameFor(path, asked)
-  const found = await stat(path)
-  if (!found.isBlockDevice()) throw invalidValue('blockDevice', 'the path of a block device', path)
-  const { major, minor } = splitDevice(found.rdev)
+  return await withDeadline(
+    PATIENCE,
+    () => wrap(path, name, udevScan),
+    (device) => device.unmap(),
+  )
+}
+
+async function wrap(path: string, name: string, udevScan: boolean): Promise<WrappedDevice> {
+  const { isBlockDevice, major, minor } = await identify(path)
+  if (!isBlockDevice) throw invalidValue('blockDevice', 'the path of a block device', path)
   const beneath = deviceName(major, minor)
   const uuid = wrapUuidOf(beneath)
   await using _ = await claimOn(beneath)

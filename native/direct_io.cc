@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <exception>
 
+#include "progress.h"
+
 namespace dmloop {
 
 DirectBuffer NewDirectBuffer(size_t size) {
@@ -16,6 +18,7 @@ DirectBuffer NewDirectBuffer(size_t size) {
 Result<Nothing> ReadAtLeast(int fd, std::span<std::byte> into, uint64_t wanted, uint64_t offset) {
   for (uint64_t done = 0; done < wanted;) {
     const auto rest = into.subspan(done);
+    Entering("pread");
     const ssize_t count = pread(fd, rest.data(), rest.size(), static_cast<off_t>(offset + done));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return LastFailure("pread");

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <string>
 
+#include "progress.h"
+
 namespace dmloop::dm {
 
 namespace {
@@ -54,6 +56,7 @@ std::optional<Failure> Request::Address(const Target& target) {
 std::optional<Failure> Send(unsigned long command, const char* name, Request& request) {
   const UniqueFd control(open(kControl, O_RDWR | O_CLOEXEC));
   if (!control.valid()) return LastFailure("open");
+  Entering(name);
   if (ioctl(control.get(), command, &request.header()) < 0) return LastFailure(name);
   return std::nullopt;
 }

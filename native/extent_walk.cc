@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "progress.h"
+
 namespace dmloop {
 
 bool SameKind(uint32_t flags, uint32_t other) {
@@ -77,6 +79,7 @@ std::optional<Failure> WalkFiemap(int fd, ExtentMerger<Sink>& merger) {
     request->fm_start = start;
     request->fm_length = merger.end() - start;
     request->fm_extent_count = kExtentBatch;
+    Entering("FS_IOC_FIEMAP");
     if (ioctl(fd, FS_IOC_FIEMAP, request) < 0) return LastFailure("FS_IOC_FIEMAP");
     const uint32_t mapped = request->fm_mapped_extents;
     if (mapped == 0) break;
@@ -110,6 +113,7 @@ std::optional<Failure> WalkFibmap(int fd, ExtentMerger<Sink>& merger) {
     // disk's, 0 for a hole.
     if (at / block > INT32_MAX) return Failure{EOVERFLOW, "FIBMAP"};
     int number = static_cast<int>(at / block);
+    Entering("FIBMAP");
     if (ioctl(fd, FIBMAP, &number) < 0) return LastFailure("FIBMAP");
     if (number == 0) continue;
     const uint64_t physical = static_cast<uint32_t>(number) * block;

@@ -8,6 +8,7 @@
 
 #include "file_handle.h"
 #include "guard.h"
+#include "progress.h"
 
 namespace dmloop {
 
@@ -21,6 +22,7 @@ bool Unsupported(int error) { return error == ENOTTY || error == EOPNOTSUPP || e
 Result<FileFacts> Inspect(int fd) {
   FileFacts facts;
   struct statx stat;
+  Entering("statx");
   if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stat) < 0) return LastFailure("statx");
   facts.mode = stat.stx_mode;
   facts.uid = stat.stx_uid;
@@ -33,6 +35,7 @@ Result<FileFacts> Inspect(int fd) {
   facts.attributes_mask = stat.stx_attributes_mask;
 
   struct statfs filesystem;
+  Entering("fstatfs");
   if (fstatfs(fd, &filesystem) < 0) return LastFailure("fstatfs");
   facts.filesystem_magic = static_cast<uint64_t>(filesystem.f_type) & 0xffffffffU;
   facts.filesystem_size = filesystem.f_blocks * static_cast<uint64_t>(filesystem.f_frsize);
@@ -42,6 +45,7 @@ Result<FileFacts> Inspect(int fd) {
 
   // The argument is an int, whatever the macro's `long` says (ioctl_iflags(2)).
   int flags = 0;
+  Entering("FS_IOC_GETFLAGS");
   if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
     facts.inode_flags = static_cast<uint32_t>(flags);
   } else if (!Unsupported(errno)) {

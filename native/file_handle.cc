@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "files.h"
+#include "progress.h"
 
 namespace dmloop {
 
@@ -90,6 +91,7 @@ Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t m
   if (!Parse(handle, buffer)) return Failure{EINVAL, "open_by_handle_at"};
   // Looked at before it is opened: the path may lead anywhere, and to open a device can do
   // something.
+  Entering("open");
   const UniqueFd found(open(place.c_str(), O_PATH | O_CLOEXEC));
   if (!found.valid()) return LastFailure("open", place);
   struct stat stat;
@@ -98,6 +100,7 @@ Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t m
   if (!opens || stat.st_dev != gnu_dev_makedev(major, minor)) return Failure{EXDEV, "open", place};
   auto mount = Reopen(found.get(), O_RDONLY);
   if (!mount.ok()) return mount.failure();
+  Entering("open_by_handle_at");
   UniqueFd file(
       open_by_handle_at(mount.value().get(), &buffer.handle, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   if (!file.valid()) return LastFailure("open_by_handle_at");

@@ -8,23 +8,56 @@
 
 #include <array>
 
+#include "progress.h"
+
 namespace dmloop {
 
+namespace {
+
+// What is written out in one step.
+constexpr off_t kSyncStep = off_t{16} << 20;
+
+// Has the kernel start to write a range, or wait until it is written.
+bool WriteOut(int fd, off_t offset, unsigned flags) {
+  Entering("sync_file_range");
+  return sync_file_range(fd, offset, kSyncStep, flags) == 0;
+}
+
+}  // namespace
+
+// Gigabytes may wait to be written. Step by step, one written while the next is under way, somebody
+// who waits can tell a disk that is busy from one that is dead.
 Result<Nothing> Sync(int fd) {
+  // The size of a file, and of a device too.
+  const off_t size = lseek(fd, 0, SEEK_END);
+  for (off_t offset = 0; offset < size; offset += kSyncStep) {
+    // An error that is told here is not told again by fsync (file_check_and_advance_wb_err in the
+    // kernel).
+    if (!WriteOut(fd, offset, SYNC_FILE_RANGE_WRITE) ||
+        (offset > 0 && !WriteOut(fd, offset - kSyncStep, SYNC_FILE_RANGE_WAIT_BEFORE))) {
+      return LastFailure("sync_file_range");
+    }
+  }
+  Entering("fsync");
   if (fsync(fd) < 0) return LastFailure("fsync");
   return Nothing{};
 }
 
 Result<Nothing> Close(UniqueFd fd) {
+  Entering("close");
   if (close(fd.release()) < 0) return LastFailure("close");
   return Nothing{};
 }
 
+Result<UniqueFd> Open(const std::string& path, int flags) {
+  Entering("open");
+  UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC));
+  if (!fd.valid()) return LastFailure("open");
+  return fd;
+}
+
 Result<UniqueFd> Reopen(int fd, int flags) {
-  const std::string self = "/proc/self/fd/" + std::to_string(fd);
-  UniqueFd again(open(self.c_str(), flags | O_CLOEXEC));
-  if (!again.valid()) return LastFailure("open");
-  return again;
+  return Open("/proc/self/fd/" + std::to_string(fd), flags);
 }
 
 Result<std::string> PathOf(int fd) {
@@ -33,6 +66,17 @@ Result<std::string> PathOf(int fd) {
   const ssize_t size = readlink(self.c_str(), path.data(), path.size());
   if (size < 0) return LastFailure("readlink", self);
   return std::string(path.data(), static_cast<size_t>(size));
+}
+
+Result<PathFacts> Identify(const std::string& path) {
+  Entering("statx");
+  struct statx stat;
+  // None of this ever changes: a server that is gone need not be asked again.
+  if (statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &stat) < 0) {
+    return LastFailure("statx");
+  }
+  return PathFacts{S_ISBLK(stat.stx_mode), stat.stx_dev_major,  stat.stx_dev_minor,
+                   stat.stx_ino,           stat.stx_rdev_major, stat.stx_rdev_minor};
 }
 
 Result<Nothing> MakeBlockNode(const std::string& path, uint32_t major, uint32_t minor) {
@@ -44,6 +88,7 @@ Result<Nothing> MakeBlockNode(const std::string& path, uint32_t major, uint32_t 
 
 Result<Nothing> DropCache(int fd) {
   // It returns the error instead of setting errno.
+  Entering("posix_fadvise");
   const int error = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
   if (error != 0) return Failure{error, "posix_fadvise"};
   return Nothing{};

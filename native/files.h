@@ -9,6 +9,21 @@
 // File calls that Node has no function for, or only for descriptors that it has opened itself.
 namespace dmloop {
 
+// What a path leads to: never changes while it is there.
+struct PathFacts {
+  bool is_block_device = false;
+  // Of the filesystem, and the place there.
+  uint32_t device_major = 0;
+  uint32_t device_minor = 0;
+  uint64_t inode = 0;
+  // Of a device itself.
+  uint32_t major = 0;
+  uint32_t minor = 0;
+};
+
+// Both stand in for Node's own, which would take a thread of libuv's for as long as the path hangs.
+Result<UniqueFd> Open(const std::string& path, int flags);
+Result<PathFacts> Identify(const std::string& path);
 // Writes what is cached of an open file, delayed allocations included, to the disk (fsync(2)).
 Result<Nothing> Sync(int fd);
 Result<Nothing> Close(UniqueFd fd);

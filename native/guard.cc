@@ -13,6 +13,8 @@
 
 #include <array>
 
+#include "progress.h"
+
 namespace dmloop {
 
 namespace {
@@ -26,6 +28,7 @@ Result<Nothing> TakeLease(int fd, bool exclusive) {
   // Whoever opens the file against the lease meanwhile has the kernel send us a signal. The default
   // one, SIGIO, ends a process that does not handle it; SIGURG is ignored.
   if (fcntl(fd, F_SETSIG, SIGURG) < 0) return LastFailure("F_SETSIG");
+  Entering("F_SETLEASE");
   if (fcntl(fd, F_SETLEASE, exclusive ? F_WRLCK : F_RDLCK) < 0) return LastFailure("F_SETLEASE");
   return Nothing{};
 }
@@ -45,6 +48,7 @@ Result<Nothing> SetImmutable(int fd, bool immutable) {
   int flags = 0;
   if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return LastFailure("FS_IOC_GETFLAGS");
   flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+  Entering("FS_IOC_SETFLAGS");
   if (ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0) return LastFailure("FS_IOC_SETFLAGS");
   return Nothing{};
 }
@@ -58,6 +62,7 @@ Result<Nothing> SetAccess(int fd, uint32_t uid, uint32_t mode) {
 
 Result<Nothing> SetPinned(int fd, bool pinned) {
   uint32_t pin = pinned ? 1 : 0;
+  Entering("F2FS_IOC_SET_PIN_FILE");
   if (ioctl(fd, F2FS_IOC_SET_PIN_FILE, &pin) < 0) return LastFailure("F2FS_IOC_SET_PIN_FILE");
   return Nothing{};
 }
@@ -75,6 +80,7 @@ Result<Nothing> LockFile(int fd) {
 
 Result<std::optional<std::string>> GetMark(int fd) {
   std::array<char, 256> text;
+  Entering("fgetxattr");
   const ssize_t size = fgetxattr(fd, kMark, text.data(), text.size());
   if (size >= 0) return std::optional(std::string(text.data(), static_cast<size_t>(size)));
   if (errno == ERANGE) return std::optional(std::string());
@@ -84,11 +90,13 @@ Result<std::optional<std::string>> GetMark(int fd) {
 }
 
 Result<Nothing> SetMark(int fd, const std::string& mark) {
+  Entering("fsetxattr");
   if (fsetxattr(fd, kMark, mark.data(), mark.size(), 0) < 0) return LastFailure("fsetxattr");
   return Nothing{};
 }
 
 Result<Nothing> RemoveMark(int fd) {
+  Entering("fremovexattr");
   if (fremovexattr(fd, kMark) < 0 && errno != ENODATA) return LastFailure("fremovexattr");
   return Nothing{};
 }

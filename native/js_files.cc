@@ -108,6 +108,33 @@ Napi::Value ListMountsJs(const Napi::CallbackInfo& info) {
       });
 }
 
+Napi::Value OpenJs(const Napi::CallbackInfo& info) {
+  const auto flags = SafeInteger(info[1]);
+  if (!info[0].IsString() || !flags) return Reject(info.Env(), "open(path, flags)");
+  return PromiseWorker<UniqueFd>::Run(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), flags = static_cast<int>(*flags)] {
+        return Open(path, flags);
+      },
+      HeldNumber);
+}
+
+Napi::Value IdentifyJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "identify(path)");
+  return PromiseWorker<PathFacts>::Run(
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return Identify(path); },
+      [](Napi::Env env, PathFacts& facts) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("isBlockDevice", facts.is_block_device);
+        object.Set("fsMajor", facts.device_major);
+        object.Set("fsMinor", facts.device_minor);
+        object.Set("inode", std::to_string(facts.inode));
+        object.Set("major", facts.major);
+        object.Set("minor", facts.minor);
+        return object;
+      });
+}
+
 Napi::Value LookAtJs(const Napi::CallbackInfo& info) {
   const auto fd = UsedDescriptor::From(info[0]);
   if (!fd) return Reject(info.Env(), "lookAt(fd)");
@@ -293,6 +320,8 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "openFile", OpenFileJs);
   Add(exports, "openFileByHandle", OpenFileByHandleJs);
   Add(exports, "listMounts", ListMountsJs);
+  Add(exports, "open", OpenJs);
+  Add(exports, "identify", IdentifyJs);
   Add(exports, "lookAt", LookAtJs);
   Add(exports, "inspect", InspectJs);
   Add(exports, "sync", FileStepJs<Sync>);

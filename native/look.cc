@@ -13,6 +13,7 @@
 #include "file_handle.h"
 #include "files.h"
 #include "mounts.h"
+#include "progress.h"
 #include "small_files.h"
 
 namespace dmloop {
@@ -109,6 +110,7 @@ Result<OpenedFile> Opened(UniqueFd fd) {
 Result<OpenedFile> OpenFile(const std::string& path) {
   // The path is followed once. What it leads to is looked at, and only that is opened: between two
   // looks at a path another file may have got the name, or a link lead to a device.
+  Entering("open");
   const UniqueFd found(open(path.c_str(), O_PATH | O_CLOEXEC));
   if (!found.valid()) return LastFailure("open", path);
   struct stat kind;

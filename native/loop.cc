@@ -11,6 +11,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "files.h"
+#include "progress.h"
 #include "small_files.h"
 #include "unique_fd.h"
 
@@ -18,14 +20,9 @@ namespace dmloop::loop {
 
 namespace {
 
-Result<UniqueFd> Open(const std::string& path, int mode) {
-  UniqueFd fd(open(path.c_str(), mode | O_CLOEXEC));
-  if (!fd.valid()) return LastFailure("open");
-  return fd;
-}
-
 Result<struct loop_info64> GetInfo(const UniqueFd& device) {
   struct loop_info64 info = {};
+  Entering("LOOP_GET_STATUS64");
   if (ioctl(device.get(), LOOP_GET_STATUS64, &info) < 0) return LastFailure("LOOP_GET_STATUS64");
   return info;
 }
@@ -42,6 +39,7 @@ Result<struct loop_info64> GetInfoOf(const UniqueFd& device, const std::string& 
 }
 
 Result<Nothing> SetInfo(const UniqueFd& device, const struct loop_info64& info) {
+  Entering("LOOP_SET_STATUS64");
   if (ioctl(device.get(), LOOP_SET_STATUS64, &info) < 0) return LastFailure("LOOP_SET_STATUS64");
   return Nothing{};
 }
@@ -69,6 +67,7 @@ Result<Nothing> Configure(const std::string& path, int fd, const Settings& setti
   if (settings.partition_scan) config.info.lo_flags |= LO_FLAGS_PARTSCAN;
   const size_t length = std::min(settings.name.size(), size_t{LO_NAME_SIZE - 1});
   std::memcpy(config.info.lo_file_name, settings.name.data(), length);
+  Entering("LOOP_CONFIGURE");
   if (ioctl(device.value().get(), LOOP_CONFIGURE, &config) < 0)
     return LastFailure("LOOP_CONFIGURE");
   return Nothing{};
@@ -125,7 +124,9 @@ Result<Cleared> Clear(const std::string& path, const std::string& name, bool def
   if (!device.ok()) return device.failure();
   auto info = GetInfoOf(device.value(), name);
   if (!info.ok()) return info.failure();
-  if (fsync(device.value().get()) < 0) return LastFailure("fsync");
+  auto synced = Sync(device.value().get());
+  if (!synced.ok()) return synced.failure();
+  Entering("LOOP_CLR_FD");
   if (ioctl(device.value().get(), LOOP_CLR_FD) < 0) return LastFailure("LOOP_CLR_FD");
   auto left = GetInfo(device.value());
   if (!left.ok()) {

@@ -13,6 +13,7 @@
 #include <set>
 #include <string_view>
 
+#include "progress.h"
 #include "small_files.h"
 
 namespace dmloop {
@@ -123,6 +124,7 @@ std::vector<std::string> OpenPlaces(uint32_t major, uint32_t minor) {
   const dev_t device = gnu_dev_makedev(major, minor);
   const auto add = [&](std::string place) {
     struct stat found;
+    Entering("stat");
     if (stat(place.c_str(), &found) == 0 && found.st_dev == device) {
       places.push_back(std::move(place));
     }

@@ -12,6 +12,7 @@
 
 #include "direct_io.h"
 #include "files.h"
+#include "progress.h"
 #include "unique_fd.h"
 
 namespace dmloop {
@@ -73,6 +74,7 @@ Result<bool> IsMappableCached(int fd, uint64_t offset, uint64_t length) {
 
 // Whether any page of a range is in memory.
 Result<bool> IsCached(int fd, uint64_t offset, uint64_t length) {
+  Entering("mincore");
   CachestatRange range{offset, length};
   Cachestat found{};
   if (syscall(kCachestat, fd, &range, &found, 0) == 0) return found.cached > 0;

@@ -7,6 +7,8 @@
 #include <array>
 #include <memory>
 
+#include "progress.h"
+
 namespace dmloop {
 
 namespace {
@@ -26,6 +28,7 @@ Result<std::string> ReadAll(const UniqueFd& file) {
   std::string text;
   std::array<char, 4096> part;
   for (;;) {
+    Entering("read");
     const ssize_t count = read(file.get(), part.data(), part.size());
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return LastFailure("read");
@@ -35,6 +38,7 @@ Result<std::string> ReadAll(const UniqueFd& file) {
 }
 
 Result<std::optional<std::string>> ReadText(const std::string& path) {
+  Entering("open");
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file.valid()) {
     if (IsAbsent(errno)) return std::optional<std::string>();

@@ -116,16 +116,27 @@ const std::set<uint32_t> kLookingIoctls = {
 };
 
 const std::map<long, const char*> kNames = {
-    {SYS_openat, "openat"},       {SYS_ioctl, "ioctl"},
-    {SYS_fcntl, "fcntl"},         {SYS_flock, "flock"},
-    {SYS_write, "write"},         {SYS_pwrite64, "pwrite"},
-    {SYS_ftruncate, "ftruncate"}, {SYS_fsync, "fsync"},
-    {SYS_fsetxattr, "fsetxattr"}, {SYS_fremovexattr, "fremovexattr"},
-    {SYS_unlink, "unlink"},       {SYS_mkdir, "mkdir"},
-    {SYS_rmdir, "rmdir"},         {SYS_mknod, "mknod"},
-    {SYS_mknodat, "mknodat"},     {SYS_symlink, "symlink"},
-    {SYS_fadvise64, "fadvise64"}, {SYS_semget, "semget"},
-    {SYS_semctl, "semctl"},       {SYS_semtimedop, "semop"},
+    {SYS_openat, "openat"},
+    {SYS_ioctl, "ioctl"},
+    {SYS_fcntl, "fcntl"},
+    {SYS_flock, "flock"},
+    {SYS_write, "write"},
+    {SYS_pwrite64, "pwrite"},
+    {SYS_ftruncate, "ftruncate"},
+    {SYS_fsync, "fsync"},
+    {SYS_fsetxattr, "fsetxattr"},
+    {SYS_fremovexattr, "fremovexattr"},
+    {SYS_unlink, "unlink"},
+    {SYS_mkdir, "mkdir"},
+    {SYS_rmdir, "rmdir"},
+    {SYS_mknod, "mknod"},
+    {SYS_mknodat, "mknodat"},
+    {SYS_symlink, "symlink"},
+    {SYS_fadvise64, "fadvise64"},
+    {SYS_semget, "semget"},
+    {SYS_semctl, "semctl"},
+    {SYS_semtimedop, "semop"},
+    {SYS_sync_file_range, "sync_file_range"},
 };
 
 [[noreturn]] void Die(const char* what) {

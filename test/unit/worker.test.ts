@@ -1,6 +1,7 @@
 // A worker thread that is ended in the middle of native calls must not take the process with it, nor
 // leave what it has opened behind.
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -29,13 +30,49 @@ const script = `
   })`
 
 const descriptors = (): number => readdirSync('/proc/self/fd').length
-const before = descriptors()
-for (let round = 0; round < 10; round++) {
-  const worker = new Worker(script, { eval: true })
+await t.test('ten workers come and go', async (t) => {
+  const before = descriptors()
+  for (let round = 0; round < 10; round++) {
+    const worker = new Worker(script, { eval: true })
+    await new Promise((resolve) => worker.once('message', resolve))
+    await new Promise((resolve) => setTimeout(resolve, round))
+    await worker.terminate()
+    const { fd } = await result(native.lockRecord(record), record)
+    await result(native.close(fd))
+  }
+  t.equal(descriptors(), before, 'with all their descriptors and locks')
+})
+
+// One that is ended while the kernel keeps a call: a FIFO opens for reading when somebody writes to it.
+const fifo = join(folder, 'fifo')
+execFileSync('mkfifo', [fifo])
+const stuck = `
+  const { parentPort } = require('node:worker_threads')
+  import('${library}').then(async ({ native }) => {
+    const { value } = await native.lockRecord(${JSON.stringify(record)})
+    native.open(${JSON.stringify(fifo)}, 0)
+    parentPort.postMessage('ready')
+    setInterval(() => {}, 1000)
+  })`
+const opened = (): string[] =>
+  readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [readlinkSync(`/proc/self/fd/${fd}`)]
+    } catch {
+      return []
+    }
+  })
+await t.test('a worker ends with a stuck call', async (t) => {
+  const worker = new Worker(stuck, { eval: true })
   await new Promise((resolve) => worker.once('message', resolve))
-  await new Promise((resolve) => setTimeout(resolve, round))
+  const start = performance.now()
   await worker.terminate()
-  const { fd } = await result(native.lockRecord(record), record)
-  await result(native.close(fd))
-}
-t.equal(descriptors(), before, 'ten workers came and went, with all their descriptors and locks')
+  const took = performance.now() - start
+  t.ok(took < 1000, `it ends in ${took.toFixed(0)} ms`)
+  t.notOk(opened().includes(record), 'what it held is closed')
+  writeFileSync(fifo, '')
+  for (let i = 0; i < 100 && opened().includes(fifo); i++) {
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+  t.notOk(opened().includes(fifo), 'so is what the call has opened too late')
+})

@@ -1,0 +1,25 @@
+// What paths lead to. Node's own functions would take a thread of libuv's for as long as a path hangs.
+import { native, result, type PathFacts } from './native.js'
+
+/** What a path leads to; a server that is gone is not asked. */
+export const identify = (path: string): Promise<PathFacts> => result(native.identify(path), path)
+
+/** A file or device that is open, and closed with `await using`. */
+export class OpenPath implements AsyncDisposable {
+  readonly fd: number
+  readonly #path: string
+
+  private constructor(fd: number, path: string) {
+    this.fd = fd
+    this.#path = path
+  }
+
+  /** `flags` are those of open(2). */
+  static async open(path: string, flags: number): Promise<OpenPath> {
+    return new OpenPath(await result(native.open(path, flags), path), path)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await result(native.close(this.fd), this.#path)
+  }
+}
