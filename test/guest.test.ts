@@ -55,6 +55,8 @@ const GUESTS: Guest[] = [
   { test: 'crowd', options: ['--udev', '--disk=100'] },
   { test: 'stack', options: ['--disk=600', '--memory=4G'] },
   { test: 'refusals', options: ['--udev', '--disk=400', '--modules=dm-delay'] },
+  { test: 'stuck', args: ['ext4'], options: ['--disk=100', '--udev', '--modules=dm-delay'] },
+  { test: 'stuck', args: ['xfs'], options: ['--disk=400', '--modules=dm-delay'] },
   { test: 'look-only', options: ['--disk=100'] },
   { test: 'native', options: ['--udev', '--disk=100'] },
 ]
