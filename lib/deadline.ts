@@ -41,9 +41,7 @@ export async function withDeadline<T>(
     }
   })
   try {
-    // Not a race: an error's stack leads through this to the caller, but not through that.
-    const [made] = await Promise.all([walking, watch.ended])
-    return made
+    return await Promise.race([walking, watch.untilStuck])
   } catch (error) {
     if (!watch.stuck) throw error
     const told: unknown = signal?.aborted === true ? signal.reason : timedOut(watch.stuck, timeout)
@@ -63,8 +61,8 @@ function timedOut({ number, path }: KernelCall, timeout: number): DmloopError {
 class Watch {
   readonly calls = new Set<KernelCall>()
   stuck: KernelCall | undefined
-  /** Resolves when the walk has ended, and rejects when a call is stuck. */
-  readonly ended: Promise<void>
+  /** Rejects when a call is stuck. */
+  readonly untilStuck: Promise<never>
   end = (): void => undefined
   /** How often the calls had asked the kernel at the last look, and for how long they have not since. */
   readonly #idle = new Map<KernelCall, { steps: number; time: number }>()
@@ -78,7 +76,7 @@ class Watch {
       this.#idle.clear()
     }
     stop.addEventListener('abort', shorten, { once: true })
-    this.ended = new Promise((resolve, reject) => {
+    this.untilStuck = new Promise((_, reject) => {
       const look = (): void => {
         this.stuck = this.#findStuck()
         if (!this.stuck) return
@@ -86,10 +84,7 @@ class Watch {
         reject(new Error('stuck'))
       }
       const timer = setInterval(look, PERIOD).unref()
-      this.end = () => {
-        clearInterval(timer)
-        resolve()
-      }
+      this.end = () => clearInterval(timer)
     })
   }
 

@@ -180,8 +180,8 @@ export interface PathFacts {
 
 interface Addon {
   /**
-   * What the kernel was last asked for by a call, and how often it has been asked; undefined when the call is
-   * done.
+   * What the kernel was last asked for by a call, and how often it has been asked; undefined when the call has
+   * been settled.
    */
   callProgress: (call: number) => { syscall?: string; steps: number } | undefined
   walkExtents: Call<

@@ -34,7 +34,6 @@ void Call::Execute() {
   current_progress = &progress_;
   DoWork();
   current_progress = nullptr;
-  progress_.finished.store(true, std::memory_order_relaxed);
 }
 
 CallThreads& CallThreads::Get() {

@@ -4,14 +4,12 @@ namespace dmloop {
 
 namespace {
 
-// What a call is at, by its number; nothing when it is done.
+// What a call is at, by its number; nothing when it has been settled.
 Napi::Value CallProgressJs(const Napi::CallbackInfo& info) {
   const auto number = SafeInteger(info[0]);
   if (!number) return Reject(info.Env(), "callProgress(call)");
   const Progress* progress = Environment::Of(info.Env()).ProgressOf(static_cast<uint32_t>(*number));
-  if (progress == nullptr || progress->finished.load(std::memory_order_relaxed)) {
-    return info.Env().Undefined();
-  }
+  if (progress == nullptr) return info.Env().Undefined();
   Napi::Object object = Napi::Object::New(info.Env());
   const char* syscall = progress->syscall.load(std::memory_order_relaxed);
   if (syscall != nullptr) object.Set("syscall", syscall);

@@ -12,7 +12,6 @@ struct Progress {
   std::atomic<const char*> syscall = nullptr;
   // How often it has been asked: a call that goes on asking is not stuck.
   std::atomic<uint32_t> steps = 0;
-  std::atomic<bool> finished = false;
 };
 
 // That of the call which this thread runs.
