@@ -81,12 +81,16 @@ export class BackingFile {
   }
 
   /** Bytes; 0 when the filesystem has no device. */
-  get deviceSize(): number {
+  get deviceSize(): number | bigint {
     return this.#look.deviceSize
   }
 
+  /** Bytes. Throws DMLOOP_TOO_LARGE where they are too many to be told exactly. */
   get size(): number {
-    return this.facts.size
+    const { size } = this.facts
+    if (typeof size === 'number') return size
+    const detail = `is ${size} bytes long, more than ${Number.MAX_SAFE_INTEGER}`
+    throw verdict('DMLOOP_TOO_LARGE', { file: this.path }, detail)
   }
 
   get addressCall(): AddressCall {

@@ -47,6 +47,8 @@ export async function findDevice(target: DmTarget): Promise<DmDevice | undefined
     return await result(native.dmStatus(target))
   } catch (error) {
     if (isSystemError(error, 'ENXIO') && error.syscall === 'DM_DEV_STATUS') return undefined
+    // No device has a name that is longer than the field for it.
+    if (isSystemError(error, 'EINVAL') && error.syscall === 'dm_ioctl') return undefined
     if (isAbsent(error)) return undefined
     throw reachable(error)
   }

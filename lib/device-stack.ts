@@ -2,7 +2,7 @@
 import debug from 'debug'
 import type { BackingFile } from './backing-file.js'
 import { describeStack } from './describe-stack.js'
-import { isSystemError, problem, type Problem } from './errors.js'
+import { exactOrTooLarge, isSystemError, problem, type Problem } from './errors.js'
 import { native, result, type DmDevice, type DmTable, type Layer } from './native.js'
 import { identityOf } from './names.js'
 import { sameNumbers } from './segments.js'
@@ -124,8 +124,9 @@ export async function readStack(file: BackingFile): Promise<DeviceStack | Proble
     if (changing) return await unsettled(file, changing)
     return stack.levels.length === 0 ? await notBeneath(file, top) : stack
   } catch (error) {
-    if (!isUnreachable(error)) throw error
-    return noDeviceMapper(error, file.path)
+    if (isUnreachable(error)) return noDeviceMapper(error, file.path)
+    const detail = `lies on a device with more than ${Number.MAX_SAFE_INTEGER} sectors`
+    throw exactOrTooLarge(error, file.path, detail)
   }
 }
 

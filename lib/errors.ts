@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { getSystemErrorName } from 'node:util'
+import { getSystemErrorName, inspect } from 'node:util'
 import { POLICY, type DmloopCode } from './policy.js'
 
 export interface FileRange {
@@ -66,6 +66,13 @@ export function problem(code: DmloopCode, range: FileRange = {}, detail?: string
 export const verdict = (code: DmloopCode, range: FileRange = {}, detail?: string): DmloopError =>
   new DmloopError(problem(code, range, detail))
 
+/** An answer of the kernel's with numbers that JavaScript would round becomes the verdict on it. */
+export function exactOrTooLarge(error: unknown, file: string, detail: string): unknown {
+  return isSystemError(error, 'EOVERFLOW')
+    ? new DmloopError(problem('DMLOOP_TOO_LARGE', { file }, detail), undefined, { cause: error })
+    : error
+}
+
 /** An error as Node's own file functions make it: `code`, negative `errno`, `syscall`, `path`. */
 export interface SystemError extends Error {
   code: string
@@ -115,7 +122,7 @@ export const invalidValue = (name: string, expected: string, actual: unknown): E
   invalid(
     TypeError,
     'ERR_INVALID_ARG_VALUE',
-    `${name} must be ${expected}; received ${JSON.stringify(actual)}`,
+    `${name} must be ${expected}; received ${inspect(actual)}`,
   )
 
 export const outOfRange = (name: string, expected: string, actual: unknown): Error =>

@@ -40,6 +40,7 @@ export class ExtentTable implements Iterable<Extent> {
 
   /** The extent at an index from 0 on; undefined past the end. */
   at(index: number): Extent | undefined {
+    if (!Number.isInteger(index)) return undefined
     let first = 0
     for (const { extents, count, fileStart } of this.#parts) {
       if (index >= first && index < first + count) {

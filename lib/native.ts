@@ -53,19 +53,22 @@ export interface FilePart {
   levels: Layer[][]
 }
 
+/** Bytes, as the kernel says: a bigint where a number would be rounded. */
+type ExactSize = number | bigint
+
 /** What the kernel says of an open file; see native/file_facts.h. */
 export interface FileFacts {
   mode: number
   uid: number
   links: number
-  size: number
+  size: ExactSize
   inode: string
   major: number
   minor: number
   attributes: number
   filesystemMagic: number
   /** Bytes that the filesystem counts as its own, on all its devices. */
-  filesystemSize: number
+  filesystemSize: ExactSize
   inodeFlags: number
   extendedFlags: number
   /** What its filesystem knows it by, in hexadecimal digits; undefined where there is none. */
@@ -80,8 +83,7 @@ export interface Look {
   kernelName: string | undefined
   /** Bytes. */
   blockSize: number
-  /** Bytes. */
-  deviceSize: number
+  deviceSize: ExactSize
   mounts: string
   ext4Options: string
   swaps: string

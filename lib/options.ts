@@ -1,4 +1,5 @@
 // What a caller may ask for, checked before anything is touched.
+import { toUSVString } from 'node:util'
 import type { Progress } from './content.js'
 import type { Backend } from './policy.js'
 import { invalidType, invalidValue, outOfRange } from './errors.js'
@@ -180,14 +181,18 @@ function signalOf(options: Options): AbortSignal | undefined {
 
 export function pathOf(value: unknown, name: string): string {
   if (typeof value !== 'string') throw invalidType(name, 'a string', value)
-  if (value === '' || value.includes('\0')) throw invalidValue(name, 'a path', value)
+  // A lone surrogate has no bytes: the path would become that of another file.
+  if (value === '' || value.includes('\0') || toUSVString(value) !== value) {
+    throw invalidValue(name, 'a path', value)
+  }
   return value
 }
 
 function filesOf(file: unknown): string[] {
   if (!Array.isArray(file)) return [pathOf(file, 'file')]
   if (file.length === 0) throw invalidValue('file', 'a path or an array of at least one', file)
-  return file.map((path: unknown, index) => pathOf(path, `file[${index}]`))
+  // A gap in the array is an item as well, and no path.
+  return Array.from(file, (path: unknown, index) => pathOf(path, `file[${index}]`))
 }
 
 const PLAN_KEYS = ['offset', 'length', 'readOnly', 'holes', 'backend'] as const

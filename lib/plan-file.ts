@@ -3,7 +3,7 @@ import { assertBlocksFree, assertNoDevice, assertUnmapped } from './alone.js'
 import { BackingFiles, type BackingFile } from './backing-file.js'
 import { withDeadline } from './deadline.js'
 import { levelsOver, readStack, sameStack, type DeviceStack } from './device-stack.js'
-import { DmloopError, problem, verdict, type Problem } from './errors.js'
+import { DmloopError, exactOrTooLarge, problem, verdict, type Problem } from './errors.js'
 import { ExtentTable } from './extents.js'
 import { computed, native, result, type ExtentFacts } from './native.js'
 import { parsePlanOptions, PATIENCE, type PlanOptions, type PlanRequest } from './options.js'
@@ -17,6 +17,8 @@ const log = debug('dmloop:plan')
 
 /** The kernel's DM_MAX_TARGETS (drivers/md/dm-ioctl.c). */
 const MAX_SEGMENTS = 1_048_576
+
+const TOO_FAR = `has an extent that reaches beyond ${Number.MAX_SAFE_INTEGER} bytes`
 
 /**
  * Looks at what mapping a file (or several, laid end to end) would do, and changes nothing: nothing
@@ -175,7 +177,9 @@ async function planSlice(
 
   const { fd, path, addressCall } = file
   const walk = native.walkExtents(fd, addressCall, offset, length, options.blockSize)
-  const facts = await result(walk, path)
+  const facts = await result(walk, path).catch((error: unknown) => {
+    throw exactOrTooLarge(error, path, TOO_FAR)
+  })
   problems.push(...judgeExtents(path, facts, options))
 
   const stack = 'code' in found ? undefined : found
@@ -223,7 +227,9 @@ export async function proveUnchanged({ parts }: DrawnPlan): Promise<void> {
     const moved = await result(
       native.findMovedByte(file.fd, file.addressCall, offset, length, facts.extents),
       file.path,
-    )
+    ).catch((error: unknown) => {
+      throw exactOrTooLarge(error, file.path, TOO_FAR)
+    })
     if (moved >= 0) {
       const range = { file: file.path, offset: moved, length: file.blockSize }
       throw verdict('DMLOOP_FILE_CHANGED', range, 'changed while it was being mapped')

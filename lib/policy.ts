@@ -40,6 +40,12 @@ export const POLICY = {
     remedy: 'Ask for a range within the file.',
     blocks: 'all',
   },
+  DMLOOP_TOO_LARGE: {
+    found: 'reaches beyond 9,007,199,254,740,991 bytes (8 PiB)',
+    why: 'JavaScript rounds larger numbers, and a rounded address is that of other blocks.',
+    remedy: 'Keep it in a file, and on a device, of less than 8 PiB.',
+    blocks: 'all',
+  },
   DMLOOP_UNSUPPORTED_FILESYSTEM: {
     found: 'lies on a filesystem whose block addresses are not known to be true',
     why: 'FIEMAP may give addresses that are not positions on the disk, or blocks that move.',

@@ -42,6 +42,15 @@ export function sliceFiles(
     const detail = 'is named twice, and one device must not show the same blocks in two places'
     return refuse(problem('DMLOOP_ALREADY_MAPPED', { file: twin.path }, detail))
   }
+  // What adds up to more is rounded: it can neither be told nor compared.
+  if (total > Number.MAX_SAFE_INTEGER) {
+    const detail = `and the other files have more than ${Number.MAX_SAFE_INTEGER} bytes together`
+    return refuse(problem('DMLOOP_TOO_LARGE', { file: files[0]?.path }, detail))
+  }
+  if (offset + length > Number.MAX_SAFE_INTEGER) {
+    const detail = `offset ${offset} and length ${length} end beyond ${Number.MAX_SAFE_INTEGER} bytes`
+    return refuse(problem('DMLOOP_TOO_LARGE', { file: files[0]?.path }, detail))
+  }
   if (total < blockSize) {
     const detail = `has ${total} bytes, and a logical block has ${blockSize}`
     return refuse(problem('DMLOOP_EMPTY_FILE', { file: file ?? files[0]?.path }, detail))
@@ -52,7 +61,8 @@ export function sliceFiles(
   }
   if (offset + length > total || length <= 0) {
     const detail = `the range asked for reaches past the end, at ${total} bytes`
-    return refuse(problem('DMLOOP_OUT_OF_RANGE', { file, offset, length }, detail))
+    const range = { file, offset, length: request.length }
+    return refuse(problem('DMLOOP_OUT_OF_RANGE', range, detail))
   }
 
   const slices: FileSlice[] = []

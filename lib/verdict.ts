@@ -11,10 +11,8 @@ import {
 } from './policy.js'
 
 /** Verdicts on the file as a whole, before its extents are looked at. */
-export function judgeFile(
-  { path, facts, filesystem, deviceSize, uses }: BackingFile,
-  { readOnly }: { readOnly: boolean },
-): Problem[] {
+export function judgeFile(file: BackingFile, { readOnly }: { readOnly: boolean }): Problem[] {
+  const { path, facts, filesystem, deviceSize, uses } = file
   const problems: Problem[] = []
   const found = (code: DmloopCode, detail?: string): void => {
     problems.push(problem(code, { file: path }, detail))
@@ -29,7 +27,7 @@ export function judgeFile(
   for (const attribute of FILE_ATTRIBUTES) {
     const { from, bit, code } = attribute
     if ((facts[from] & bit) === 0 || (code === 'DMLOOP_READ_ONLY' && readOnly)) continue
-    const range = { file: path, offset: 0, length: facts.size }
+    const range = { file: path, offset: 0, length: file.size }
     problems.push(problem(code, range, attribute.found))
   }
   const unreplayed = ['noload', 'norecovery'].find((option) => filesystem.options.includes(option))

@@ -78,6 +78,7 @@ export class WrappedDevice extends MappedDevice {
     await using _ = await claimOn(this.#beneath)
     const size = await deviceSize(this.#beneath)
     if (size === this.size) return
+    if (!Number.isSafeInteger(size)) throw verdict('DMLOOP_TOO_LARGE', { file: this.#beneath })
     if (size < this.size) {
       const detail = `is ${size} bytes long by now, and the device on it ${this.size}`
       throw verdict('DMLOOP_FILE_CHANGED', { file: this.#beneath }, detail)
@@ -129,6 +130,7 @@ async function wrap(path: string, name: string, udevScan: boolean): Promise<Wrap
   if (twin) await removeDevice(twin, UNDO)
 
   const size = await deviceSize(beneath)
+  if (!Number.isSafeInteger(size)) throw verdict('DMLOOP_TOO_LARGE', { file: path })
   const undo = new Undo()
   try {
     const device = await createDevice(name, uuid, path)

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "safe_integer.h"
 #include "segments.h"
 
 namespace dmloop::dm {
@@ -114,6 +115,8 @@ WrittenTable WriteTable(const SegmentSource& segments, const std::vector<std::st
 
 Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count) {
   const Failure malformed{EBADMSG, "DM_TABLE_STATUS"};
+  // Packed as doubles they would be rounded, to sectors that are somebody else's.
+  const Failure too_large{EOVERFLOW, "DM_TABLE_STATUS"};
   Table table;
   DeviceNumbers numbers;
   size_t position = 0;
@@ -148,9 +151,15 @@ Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count) {
       table.others.push_back(
           {spec.sector_start, spec.length, std::string(target), std::string(parameters)});
     }
+    if (std::max({segment.start, segment.length, segment.offset}) > kMaxSafeInteger) {
+      return too_large;
+    }
     table.rows.Append(segment.start, segment.length, segment.device, segment.offset);
     // In an answer, unlike in a request, `next` counts from the first record.
     position = spec.next;
+  }
+  for (const double number : table.stripes.span()) {
+    if (number > static_cast<double>(kMaxSafeInteger)) return too_large;
   }
   table.devices = numbers.Finish();
   return table;

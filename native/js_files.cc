@@ -17,14 +17,14 @@ namespace {
 Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("mode", facts.mode);
-  object.Set("size", static_cast<double>(facts.size));
+  object.Set("size", ExactNumber(env, facts.size));
   // Inode numbers are names, not quantities: 64 bits of them must stay apart.
   object.Set("inode", std::to_string(facts.inode));
   object.Set("major", facts.device_major);
   object.Set("minor", facts.device_minor);
   object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
   object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
-  object.Set("filesystemSize", static_cast<double>(facts.filesystem_size));
+  object.Set("filesystemSize", ExactNumber(env, facts.filesystem_size));
   object.Set("inodeFlags", facts.inode_flags);
   object.Set("extendedFlags", facts.extended_flags);
   object.Set("uid", facts.uid);
@@ -46,7 +46,7 @@ Napi::Value LookValue(Napi::Env env, Look& look) {
   object.Set("facts", FactsValue(env, look.facts));
   object.Set("kernelName", StringOrUndefined(env, look.kernel_name));
   object.Set("blockSize", static_cast<double>(look.block_size));
-  object.Set("deviceSize", static_cast<double>(look.device_size));
+  object.Set("deviceSize", ExactNumber(env, look.device_size));
   object.Set("mounts", look.mounts);
   object.Set("ext4Options", look.ext4_options);
   object.Set("swaps", look.swaps);

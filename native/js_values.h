@@ -38,6 +38,12 @@ inline std::optional<uint64_t> SafeInteger(const Napi::Value& value) {
   return static_cast<uint64_t>(number);
 }
 
+// A size as it is: a BigInt where a Number would be rounded.
+inline Napi::Value ExactNumber(Napi::Env env, uint64_t value) {
+  if (value > kMaxSafeInteger) return Napi::BigInt::New(env, value);
+  return Napi::Number::New(env, static_cast<double>(value));
+}
+
 // Numbers of JavaScript's, copied: a call that works with them may outlive the environment that
 // they belong to.
 class PackedNumbers {

@@ -57,6 +57,7 @@ const GUESTS: Guest[] = [
   { test: 'refusals', options: ['--udev', '--disk=400', '--modules=dm-delay'] },
   { test: 'stuck', args: ['ext4'], options: ['--disk=100', '--udev', '--modules=dm-delay'] },
   { test: 'stuck', args: ['xfs'], options: ['--disk=400', '--modules=dm-delay'] },
+  { test: 'errors', options: ['--udev', '--disk=400'] },
   { test: 'look-only', options: ['--disk=100'] },
   { test: 'native', options: ['--udev', '--disk=100'] },
 ]

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import t from 'tap'
 import { mapFile, openMapping, planFile, type DmloopError, type MapOptions } from 'dmloop'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
@@ -8,6 +9,8 @@ const VALUE = { name: 'TypeError', code: 'ERR_INVALID_ARG_VALUE' }
 const RANGE = { name: 'RangeError', code: 'ERR_OUT_OF_RANGE' }
 
 await t.test('wrong arguments are told from the start, as Node does', async (t) => {
+  const circular: Record<string, unknown> = {}
+  circular.itself = circular
   const wrong: [options: unknown, error: typeof TYPE][] = [
     [null, TYPE],
     ['x', TYPE],
@@ -28,6 +31,8 @@ await t.test('wrong arguments are told from the start, as Node does', async (t) 
     [{ verify: true }, VALUE],
     [{ backend: 'dm' }, VALUE],
     [{ partitionScan: true }, VALUE],
+    [{ backend: 5n }, VALUE],
+    [{ holes: circular }, VALUE],
     [{ partitionScan: true, backend: 'auto' }, VALUE],
     [{ partitionScan: 1, backend: 'loop' }, TYPE],
     [{ udevScan: 'no' }, TYPE],
@@ -38,17 +43,15 @@ await t.test('wrong arguments are told from the start, as Node does', async (t) 
     [{ signal: {} }, TYPE],
   ]
   for (const [options, error] of wrong) {
-    await t.rejects(
-      mapFile('/nothing', options as MapOptions),
-      error,
-      JSON.stringify(options, String),
-    )
+    await t.rejects(mapFile('/nothing', options as MapOptions), error, inspect(options))
   }
   for (const file of [undefined, 5, null, [5], true] as unknown as string[]) {
     await t.rejects(mapFile(file), TYPE, `file ${file}`)
     await t.rejects(planFile(file), TYPE)
   }
-  for (const file of ['', 'a\0b', []]) await t.rejects(planFile(file), VALUE)
+  // eslint-disable-next-line no-sparse-arrays
+  await t.rejects(planFile([, '/nothing'] as string[]), TYPE, 'a gap in the array')
+  for (const file of ['', 'a\0b', 'a\ud800', ['\udc00'], []]) await t.rejects(planFile(file), VALUE)
   await t.rejects(planFile('/nothing', { name: 'x' } as object), VALUE, 'a plan has no name')
   await t.rejects(openMapping(5 as unknown as string), TYPE)
   t.throws(() => parseVerifyOptions({ content: 'all' }), VALUE)

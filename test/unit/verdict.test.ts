@@ -201,6 +201,11 @@ await t.test('ranges', (t) => {
   t.strictSame(slice([a], 4096), { code: 'DMLOOP_OUT_OF_RANGE' })
   t.strictSame(slice([a], 512, 4096), { code: 'DMLOOP_OUT_OF_RANGE' })
   t.strictSame(slice([a], 2 ** 52, 512), { code: 'DMLOOP_OUT_OF_RANGE' })
+  const TOO_LARGE = { code: 'DMLOOP_TOO_LARGE' }
+  t.strictSame(slice([file('h', 2 ** 52), file('i', 2 ** 52)]), TOO_LARGE, 'together')
+  t.strictSame(slice([a], 2 ** 53 - 512, 512), TOO_LARGE, 'the end of the range')
+  t.strictSame(slice([a], 2 ** 53 - 1, 2 ** 53 - 1), TOO_LARGE)
+  t.strictSame(slice([a], 2 ** 53 - 512), { code: 'DMLOOP_OUT_OF_RANGE' })
   t.strictSame(slice([file('e', 0)]), { code: 'DMLOOP_EMPTY_FILE' })
   t.strictSame(slice([file('e', 511)]), { code: 'DMLOOP_EMPTY_FILE' })
   const native = file('d', 8192, { blockSize: 4096 })
