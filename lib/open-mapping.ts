@@ -2,7 +2,7 @@ import { BackingFile } from './backing-file.js'
 import { readRecord, readRecords, type MappingRecord } from './claim.js'
 import { withDeadline } from './deadline.js'
 import { findDevice, listDevices } from './device-mapper.js'
-import { systemError } from './errors.js'
+import { verdict } from './errors.js'
 import { LinearDevice } from './linear-device.js'
 import { LoopDevice } from './loop-device.js'
 import { findLoop, listLoops, loopNumber, type Loop } from './loop.js'
@@ -17,8 +17,8 @@ import { WrappedDevice } from './wrap-device.js'
 
 /**
  * The mapping with a name, of a device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), or of a
- * file; whoever made it. Rejects with ENXIO when there is none, and with the system's error when the path
- * leads nowhere.
+ * file; whoever made it. Rejects with DMLOOP_NOT_MAPPED when there is none, and with the system's error when the
+ * path leads nowhere.
  */
 export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
   const given = pathOf(nameOrPath, 'nameOrPath')
@@ -26,8 +26,9 @@ export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
   const find = given.includes('/') ? mappingAt : mappingNamed
   const found = await withDeadline(PATIENCE, () => find(given))
   if (found) return found
-  // The code and call are what the kernel itself gives for a device that is not there.
-  throw systemError({ errno: -6, syscall: 'DM_DEV_STATUS' }, given)
+  throw given.includes('/')
+    ? verdict('DMLOOP_NOT_MAPPED', { file: given })
+    : verdict('DMLOOP_NOT_MAPPED', {}, `“${given}” is not the name of a mapping`)
 }
 
 async function mappingNamed(name: string): Promise<MappedDevice | undefined> {

@@ -146,7 +146,7 @@ await t.test('one file, one mapping, whichever the backend', async (t) => {
     await t.rejects(mapFile(other, { backend: 'loop', name }), { code: 'DMLOOP_NAME_TAKEN' }, name)
   }
   await (await openMapping('first')).unmap()
-  await t.rejects(openMapping('first'), { code: 'ENXIO' })
+  await t.rejects(openMapping('first'), { code: 'DMLOOP_NOT_MAPPED' })
 
   const linear = await mapFile(file, { name: 'first' })
   await t.rejects(mapFile(file, { backend: 'loop', name: 'second' }), MAPPED)

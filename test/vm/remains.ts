@@ -48,7 +48,7 @@ await t.test('loop devices have the numbers that the driver gives them', async (
   t.equal(first.minor, statSync(first.path).rdev & 0xff)
   t.strictSame(await joined.verify({ content: 'full' }), OK)
   t.match(await openMapping(first.path), { uuid: first.uuid })
-  await t.rejects(openMapping('/dev/loop1'), { code: 'ENXIO' }, 'a part is no mapping')
+  await t.rejects(openMapping('/dev/loop1'), { code: 'DMLOOP_NOT_MAPPED' }, 'a part is no mapping')
   await first.unmap()
   await joined.unmap()
   nothingLeft(t)
