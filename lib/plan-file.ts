@@ -50,6 +50,7 @@ async function draw(request: PlanRequest): Promise<Plan> {
     return new Plan({
       problems: [...error.problems],
       size: 0,
+      tailBytes: 0,
       readOnly: request.readOnly,
       files: [],
       extents: new ExtentTable(),
@@ -92,6 +93,7 @@ export function planLoop(
   return new Plan({
     problems: [...range.problems, ...judged].filter(({ blocks }) => blocks === 'all'),
     size: range.size,
+    tailBytes: range.tailBytes,
     readOnly: request.readOnly,
     files: files.map(plannedFile),
     extents: new ExtentTable(),
@@ -130,6 +132,7 @@ export async function drawPlan(
   const plan = new Plan({
     problems,
     size: range.size,
+    tailBytes: range.tailBytes,
     readOnly: request.readOnly,
     files: files.map(plannedFile),
     extents: new ExtentTable(

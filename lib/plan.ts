@@ -21,6 +21,7 @@ export interface PlannedFile {
 export interface PlanParts {
   problems: Problem[]
   size: number
+  tailBytes: number
   readOnly: boolean
   files: PlannedFile[]
   extents: ExtentTable
@@ -37,6 +38,12 @@ export class Plan implements PlanParts {
   readonly problems: Problem[]
   /** The device's size, in bytes. */
   readonly size: number
+  /**
+   * Bytes at the end of the file (of the files together, for an array) that make no whole logical block,
+   * and so are not mapped. 0 with an explicit `length`, which says itself where the device ends, and where
+   * `size` is 0.
+   */
+  readonly tailBytes: number
   readonly readOnly: boolean
   readonly files: PlannedFile[]
   /** Where the bytes lie on the filesystem's device; empty for a loop device. */
@@ -50,6 +57,7 @@ export class Plan implements PlanParts {
   constructor(parts: PlanParts) {
     this.problems = parts.problems
     this.size = parts.size
+    this.tailBytes = parts.tailBytes
     this.readOnly = parts.readOnly
     this.files = parts.files
     this.extents = parts.extents
@@ -70,7 +78,7 @@ export class Plan implements PlanParts {
   }
 
   toJSON(): PlanParts {
-    const { backend, fallback, problems, size, readOnly, files, extents, segments } = this
-    return { backend, fallback, problems, size, readOnly, files, extents, segments }
+    const { backend, fallback, problems, size, tailBytes, readOnly, files, extents, segments } = this
+    return { backend, fallback, problems, size, tailBytes, readOnly, files, extents, segments }
   }
 }

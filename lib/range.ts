@@ -18,6 +18,8 @@ export interface Range {
   blockSize: number
   /** The device's size, in bytes; 0 when there is a problem. */
   size: number
+  /** What of the end of the files is no whole logical block, in bytes; 0 where a length was asked for. */
+  tailBytes: number
   slices: FileSlice[]
   problems: Problem[]
 }
@@ -35,7 +37,13 @@ export function sliceFiles(
   const { offset } = request
   const length = request.length ?? Math.floor((total - offset) / blockSize) * blockSize
   const file = files.length === 1 ? files[0]?.path : undefined
-  const refuse = (found: Problem): Range => ({ blockSize, size: 0, slices: [], problems: [found] })
+  const refuse = (found: Problem): Range => ({
+    blockSize,
+    size: 0,
+    tailBytes: 0,
+    slices: [],
+    problems: [found],
+  })
 
   const twin = files.find((each, at) => files.findIndex((f) => f.identity === each.identity) < at)
   if (twin) {
@@ -80,5 +88,6 @@ export function sliceFiles(
       'and another file would go on in the middle of a block'
     return refuse(problem('DMLOOP_UNALIGNED', { file: ragged.file.path }, detail))
   }
-  return { blockSize, size: length, slices, problems: [] }
+  const tailBytes = request.length === undefined ? total - offset - length : 0
+  return { blockSize, size: length, tailBytes, slices, problems: [] }
 }

@@ -23,6 +23,7 @@ await t.test('a plan says what it found and why it cannot be mapped', async (t) 
   t.strictSame(JSON.parse(JSON.stringify(plan)), {
     backend: 'linear',
     fallback: [],
+    tailBytes: plan.tailBytes,
     problems: plan.problems.map((each) => JSON.parse(JSON.stringify(each)) as unknown),
     size: plan.size,
     readOnly: false,

@@ -170,6 +170,7 @@ await t.test('ranges', (t) => {
       ? { code: range.problems[0].code }
       : {
           size: range.size,
+          ...(range.tailBytes > 0 && { tail: range.tailBytes }),
           slices: range.slices.map(({ file, offset, length }) => [file.path, offset, length]),
         }
   }
@@ -177,9 +178,11 @@ await t.test('ranges', (t) => {
   const b = file('b', 1536)
   const c = file('c', 700)
   t.strictSame(slice([a]), { size: 4096, slices: [['a', 0, 4096]] })
-  t.strictSame(slice([c]), { size: 512, slices: [['c', 0, 512]] }, 'less the tail')
+  t.strictSame(slice([c]), { size: 512, tail: 188, slices: [['c', 0, 512]] }, 'less the tail')
+  t.strictSame(slice([c], 0, 512), { size: 512, slices: [['c', 0, 512]] }, 'as asked')
   t.strictSame(slice([a, b, c]), {
     size: 6144,
+    tail: 188,
     slices: [
       ['a', 0, 4096],
       ['b', 0, 1536],
@@ -212,6 +215,7 @@ await t.test('ranges', (t) => {
   t.strictSame(slice([native], 512), { code: 'DMLOOP_UNALIGNED' }, 'a disk of 4096-byte blocks')
   t.strictSame(slice([file('d', 8191, { blockSize: 4096 })]), {
     size: 4096,
+    tail: 4095,
     slices: [['d', 0, 4096]],
   })
   t.end()
