@@ -38,6 +38,8 @@ export interface MappingRecord {
   /** See `MapOptions.udevScan`; undefined where it is not known. */
   udevScan: boolean | undefined
   backend: Backend
+  /** A loop device's logical block size, in bytes. */
+  blockSize?: number
   /** The loop devices: /dev/loopN, and the name that each bears; several are joined by the device. */
   loops: { number: number; name: string }[]
   /** See `MappedDevice.fallback`. */
@@ -59,7 +61,15 @@ export const newRecord = (
   }: Pick<MappingRecord, 'offset' | 'readOnly' | 'holes' | 'udevScan'>,
   device: Pick<
     MappingRecord,
-    'uuid' | 'node' | 'length' | 'guard' | 'marked' | 'backend' | 'loops' | 'fallback'
+    | 'uuid'
+    | 'node'
+    | 'length'
+    | 'guard'
+    | 'marked'
+    | 'backend'
+    | 'blockSize'
+    | 'loops'
+    | 'fallback'
   >,
 ): MappingRecord => ({
   id,

@@ -89,7 +89,7 @@ export class LoopDevice extends MappedDevice {
     const files = found.assertFound()
     this.#forgetOwn(files)
     const { problems } = planLoop(files.list, record)
-    const { slices } = sliceFiles(files.list, record)
+    const { slices } = sliceFiles(files.list, record, record.blockSize)
     for (const [index, slice] of slices.entries()) {
       const recorded = record.loops[index]
       const loop = recorded && (await findNamedLoop(recorded))
@@ -125,7 +125,7 @@ export class LoopDevice extends MappedDevice {
     const plan = planLoop(files.list, request)
     plan.assertMappable()
     for (const file of files.list) await assertUnmapped(file)
-    const { slices } = sliceFiles(files.list, request)
+    const { slices } = sliceFiles(files.list, request, record.blockSize)
     const { loops, top } = this.#stack
     if (slices.length !== loops.length) {
       const detail = 'grew by a file that has no loop device: unmap and map again'

@@ -38,7 +38,7 @@ export async function mapLoop(
   await files.settle()
   const plan = planLoop(files.list, request, fallback)
   plan.assertMappable()
-  const range = sliceFiles(files.list, request)
+  const range = sliceFiles(files.list, request, request.blockSize)
   const undo = new Undo()
   try {
     undo.onFailure(() => claim.clear())
@@ -67,7 +67,7 @@ interface Work {
 const uuidFor = ({ files }: Work): string => uuidOf(files.list[0]?.identity ?? '')
 
 const recordFor = (work: Work, node: DeviceNode, loops: MappingRecord['loops']): MappingRecord => {
-  const { files, request, plan } = work
+  const { files, request, plan, range } = work
   return newRecord(newId(), files.list, request, {
     uuid: uuidFor(work),
     node,
@@ -76,6 +76,7 @@ const recordFor = (work: Work, node: DeviceNode, loops: MappingRecord['loops']):
     guard: 'none',
     marked: [],
     backend: 'loop',
+    blockSize: range.blockSize,
     loops: loops.map(({ number, name }) => ({ number, name })),
     fallback: plan.fallback,
   })

@@ -21,6 +21,11 @@ export interface PlanOptions {
    * direct I/O where the filesystem has it; `'auto'`: linear where it is possible, else loop.
    */
   backend?: Backend | 'auto'
+  /**
+   * The logical block size of a loop device, in bytes: 512, 1024, 2048 or 4096; default: that of the device
+   * beneath the file. Direct I/O ends where it is smaller than that. A linear device always has its disk's.
+   */
+  blockSize?: number
 }
 
 export interface MapOptions extends PlanOptions {
@@ -92,6 +97,8 @@ export interface PlanRequest {
   readOnly: boolean
   holes: 'reject' | 'zero'
   backend: Backend | 'auto'
+  /** Of a loop device; undefined: the backing device's. */
+  blockSize: number | undefined
 }
 
 export interface MapRequest extends PlanRequest {
@@ -195,7 +202,16 @@ function filesOf(file: unknown): string[] {
   return Array.from(file, (path: unknown, index) => pathOf(path, `file[${index}]`))
 }
 
-const PLAN_KEYS = ['offset', 'length', 'readOnly', 'holes', 'backend'] as const
+/** What the loop driver takes is a power of two up to a page, and no page is smaller than 4096 bytes. */
+const BLOCK_SIZES = [512, 1024, 2048, 4096]
+
+function blockSizeOf(options: Options): number | undefined {
+  const size = integer(options, 'blockSize', 0)
+  if (size === undefined || BLOCK_SIZES.includes(size)) return size
+  throw invalidValue('options.blockSize', `one of ${BLOCK_SIZES.join(', ')}`, size)
+}
+
+const PLAN_KEYS = ['offset', 'length', 'readOnly', 'holes', 'backend', 'blockSize'] as const
 
 function planRequest(file: unknown, options: Options): PlanRequest {
   const request: PlanRequest = {
@@ -205,6 +221,11 @@ function planRequest(file: unknown, options: Options): PlanRequest {
     readOnly: boolean(options, 'readOnly'),
     holes: oneOf(options, 'holes', 'reject', 'zero'),
     backend: oneOf(options, 'backend', 'linear', 'loop', 'auto'),
+    blockSize: blockSizeOf(options),
+  }
+  if (request.blockSize !== undefined && request.backend === 'linear') {
+    const expected = `given only together with backend: 'loop' or 'auto'`
+    throw invalidValue('options.blockSize', expected, request.blockSize)
   }
   if (request.holes === 'zero' && !request.readOnly) {
     throw invalidValue('options.holes', `'zero' only together with readOnly: true`, 'zero')

@@ -85,10 +85,10 @@ export const fallsBack = (problems: readonly Problem[]): boolean =>
 /** The plan for a loop device over files that are open already: addresses do not matter to it. */
 export function planLoop(
   files: readonly BackingFile[],
-  request: PlanBasis,
+  request: PlanBasis & { blockSize?: number | undefined },
   fallback: readonly Problem[] = [],
 ): Plan {
-  const range = sliceFiles(files, request)
+  const range = sliceFiles(files, request, request.blockSize)
   const judged = files.flatMap((file) => judgeFile(file, request))
   return new Plan({
     problems: [...range.problems, ...judged].filter(({ blocks }) => blocks === 'all'),

@@ -78,7 +78,8 @@ export class Plan implements PlanParts {
   }
 
   toJSON(): PlanParts {
-    const { backend, fallback, problems, size, tailBytes, readOnly, files, extents, segments } = this
+    const { backend, fallback, problems, size, tailBytes, readOnly, files, extents, segments } =
+      this
     return { backend, fallback, problems, size, tailBytes, readOnly, files, extents, segments }
   }
 }

@@ -26,13 +26,14 @@ export interface Range {
 
 /**
  * The part of some files, laid end to end, that `offset` and `length` (bytes) name: by default all of
- * them, less an incomplete logical block at the end.
+ * them, less an incomplete logical block at the end. A block is that of the devices beneath, unless
+ * `blockSize` says otherwise.
  */
 export function sliceFiles(
   files: readonly BackingFile[],
   request: { offset: number; length: number | undefined },
+  blockSize = Math.max(512, ...files.map((file) => file.blockSize)),
 ): Range {
-  const blockSize = Math.max(512, ...files.map((file) => file.blockSize))
   const total = files.reduce((sum, file) => sum + file.size, 0)
   const { offset } = request
   const length = request.length ?? Math.floor((total - offset) / blockSize) * blockSize

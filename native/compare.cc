@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 #include "direct_io.h"
 #include "files.h"
@@ -14,13 +15,17 @@ namespace {
 
 constexpr uint64_t kChunk = 1 << 20;
 
-Result<UniqueFd> OpenPastCache(int file) {
-  auto direct = Reopen(file, O_RDONLY | O_DIRECT);
-  if (direct.ok() || direct.failure().error != EINVAL) return direct;
-  // The filesystem has no direct I/O for it: it is read as it is, less its cached pages.
+// Where there is no direct I/O, a file is read as it is, less its cached pages.
+Result<UniqueFd> OpenCached(int file) {
   auto dropped = DropCache(file);
   if (!dropped.ok()) return dropped.failure();
   return Reopen(file, O_RDONLY);
+}
+
+Result<UniqueFd> OpenDirect(int file) {
+  auto direct = Reopen(file, O_RDONLY | O_DIRECT);
+  if (direct.ok() || direct.failure().error != EINVAL) return direct;
+  return OpenCached(file);
 }
 
 // How often a difference is looked at before it counts: the device may be written to meanwhile.
@@ -30,19 +35,32 @@ struct Sides {
   int device;
   const std::string& path;
   int file;
+  // Past the page cache, where that can be.
+  UniqueFd reader;
   DirectBuffer ours = NewDirectBuffer(kChunk);
   DirectBuffer theirs = NewDirectBuffer(kChunk);
 };
 
+Result<Nothing> ReadFile(Sides& sides, uint64_t length, uint64_t offset) {
+  const std::span<std::byte> into(sides.theirs.get(), length);
+  auto read = ReadAtLeast(sides.reader.get(), into, length, offset);
+  if (read.ok() || read.failure().error != EINVAL) return read;
+  // A loop device may have smaller blocks than the disk beneath the file takes for direct I/O.
+  auto cached = OpenCached(sides.file);
+  if (!cached.ok()) return cached.failure();
+  sides.reader = std::move(cached.value());
+  return ReadAtLeast(sides.reader.get(), into, length, offset);
+}
+
 // How many bytes from the start of a chunk are the same; `size` when all are.
-Result<uint64_t> Compare(const Sides& sides, uint64_t on_device, uint64_t in_file, uint64_t size) {
+Result<uint64_t> Compare(Sides& sides, uint64_t on_device, uint64_t in_file, uint64_t size) {
   uint64_t same = 0;
   for (int look = 0; look < kLooks && same < size; look++) {
     // The device first: to read it directly has the kernel write out what it has cached of it,
     // which the file shows only then.
     auto first = ReadAtLeast(sides.device, {sides.ours.get(), size}, size, on_device);
     if (!first.ok()) return Failure{first.failure().error, first.failure().syscall, sides.path};
-    auto second = ReadAtLeast(sides.file, {sides.theirs.get(), size}, size, in_file);
+    auto second = ReadFile(sides, size, in_file);
     if (!second.ok()) return second.failure();
     const std::byte* const ours = sides.ours.get();
     const auto differs = std::mismatch(ours, ours + size, sides.theirs.get()).first;
@@ -55,9 +73,9 @@ Result<uint64_t> Compare(const Sides& sides, uint64_t on_device, uint64_t in_fil
 
 Result<std::optional<uint64_t>> FindDifference(int device, const std::string& path, int file,
                                                std::span<const double> runs) {
-  auto direct = OpenPastCache(file);
-  if (!direct.ok()) return direct.failure();
-  const Sides sides{device, path, direct.value().get()};
+  auto opened = OpenDirect(file);
+  if (!opened.ok()) return opened.failure();
+  Sides sides{device, path, file, std::move(opened.value())};
   for (; runs.size() >= kRunColumns; runs = runs.subspan(kRunColumns)) {
     const auto on_device = static_cast<uint64_t>(runs[0]);
     const auto in_file = static_cast<uint64_t>(runs[1]);

@@ -11,7 +11,7 @@ const RANGE = { name: 'RangeError', code: 'ERR_OUT_OF_RANGE' }
 await t.test('wrong arguments are told from the start, as Node does', async (t) => {
   const circular: Record<string, unknown> = {}
   circular.itself = circular
-  const wrong: [options: unknown, error: typeof TYPE][] = [
+  const wrong: (readonly [options: unknown, error: typeof TYPE])[] = [
     [null, TYPE],
     ['x', TYPE],
     [{ offset: '0' }, TYPE],
@@ -32,6 +32,13 @@ await t.test('wrong arguments are told from the start, as Node does', async (t) 
     [{ backend: 'dm' }, VALUE],
     [{ partitionScan: true }, VALUE],
     [{ backend: 5n }, VALUE],
+    [{ blockSize: 512 }, VALUE],
+    [{ blockSize: 512, backend: 'linear' }, VALUE],
+    [{ blockSize: '512', backend: 'loop' }, TYPE],
+    ...[0, 256, 513, 1536, 8192].map(
+      (blockSize) => [{ blockSize, backend: 'loop' }, VALUE] as const,
+    ),
+    [{ blockSize: -512, backend: 'loop' }, RANGE],
     [{ holes: circular }, VALUE],
     [{ partitionScan: true, backend: 'auto' }, VALUE],
     [{ partitionScan: 1, backend: 'loop' }, TYPE],
@@ -67,6 +74,7 @@ await t.test('defaults', (t) => {
     readOnly: false,
     holes: 'reject',
     backend: 'linear',
+    blockSize: undefined,
     partitionScan: false,
     name: undefined,
     guard: 'immutable',

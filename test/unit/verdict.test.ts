@@ -218,6 +218,12 @@ await t.test('ranges', (t) => {
     tail: 4095,
     slices: [['d', 0, 4096]],
   })
+  const small = sliceFiles(
+    [file('d', 8191, { blockSize: 4096 })],
+    { offset: 512, length: undefined },
+    512,
+  )
+  t.match(small, { blockSize: 512, size: 7168, tailBytes: 511, problems: [] }, 'blocks as asked')
   t.end()
 })
 

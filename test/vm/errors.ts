@@ -1,4 +1,8 @@
 // Verdicts: numbers that do not fit.
+import { randomBytes } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { basename } from 'node:path'
+import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { DmloopError, mapFile, openMapping, planFile, releaseFile, wrapDevice } from 'dmloop'
 import { deviceNames, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
@@ -87,6 +91,91 @@ await t.test('arguments never meet the native signatures', async (t) => {
     [undefined, undefined, undefined],
   )
   t.match(extents.at(0), { logical: 0 })
+})
+
+/** A GPT of 512-byte sectors with one partition (UEFI specification, 5.3), and the rest of the disk. */
+function gptImage(bytes: number, start: number, sectors: number): Buffer {
+  const disk = randomBytes(bytes)
+  const last = bytes / 512 - 1
+  const entries = Buffer.alloc(128 * 128)
+  Buffer.from('af3dc60f838472478e793d69d8477de4', 'hex').copy(entries)
+  entries.fill(0x11, 16, 32)
+  entries.writeBigUInt64LE(BigInt(start), 32)
+  entries.writeBigUInt64LE(BigInt(start + sectors - 1), 40)
+  const header = (at: number, other: number, table: number): Buffer => {
+    const sector = Buffer.alloc(512)
+    sector.write('EFI PART')
+    sector.writeUInt32LE(0x10000, 8)
+    sector.writeUInt32LE(92, 12)
+    const places = [at, other, 34, last - 33]
+    for (const [index, lba] of places.entries())
+      sector.writeBigUInt64LE(BigInt(lba), 24 + 8 * index)
+    sector.fill(0x22, 56, 72)
+    sector.writeBigUInt64LE(BigInt(table), 72)
+    sector.writeUInt32LE(128, 80)
+    sector.writeUInt32LE(128, 84)
+    sector.writeUInt32LE(crc32(entries), 88)
+    sector.writeUInt32LE(crc32(sector.subarray(0, 92)), 16)
+    return sector
+  }
+  const protective = Buffer.alloc(512)
+  protective.writeUInt8(0xee, 450)
+  protective.writeUInt32LE(1, 454)
+  protective.writeUInt32LE(last, 458)
+  protective.writeUInt16LE(0xaa55, 510)
+  Buffer.concat([protective, header(1, last, 2), entries]).copy(disk)
+  Buffer.concat([entries, header(last, 1, last - 32)]).copy(disk, (last - 32) * 512)
+  return disk
+}
+
+await t.test('an image of 512-byte sectors on a disk of 4096', async (t) => {
+  sh('truncate -s 64M /tmp/disk; losetup -b 4096 /dev/loop3 /tmp/disk; mkfs.ext4 -q /dev/loop3')
+  sh('mkdir /tmp/4kn; mount /dev/loop3 /tmp/4kn')
+  const file = '/tmp/4kn/image'
+  writeFileSync(file, gptImage((1 << 20) + 512, 40, 1000))
+  const sectorSize = (path: string): string => sh(`blockdev --getss ${path}`).trim()
+  const partitions = (path: string): string =>
+    sh(`partx -g -r -o START,SECTORS ${path} 2>/dev/null || true`).trim()
+
+  t.match(await planFile(file, { backend: 'loop' }), { size: 1 << 20, tailBytes: 512 })
+  const plain = await mapFile(file, { backend: 'loop' })
+  t.match(plain, { size: 1 << 20, directIo: true })
+  t.equal(sectorSize(plain.path), '4096', 'by default, the disk’s blocks')
+  t.equal(partitions(plain.path), '', 'in which the table is not to be found')
+  await plain.unmap()
+
+  for (const backend of ['loop', 'auto'] as const) {
+    const options = { backend, blockSize: 512, verify: 'full' } as const
+    const planned = { backend: options.backend, blockSize: 512 }
+    const size = (1 << 20) + 512
+    t.match(await planFile(file, planned), { backend: 'loop', size, tailBytes: 0, problems: [] })
+    const scan = backend === 'loop'
+    const device = await mapFile(file, { ...options, ...(scan && { partitionScan: true }) })
+    t.match(device, { backend: 'loop', size, directIo: false }, backend)
+    t.equal(sectorSize(device.path), '512')
+    t.equal(partitions(device.path), '40 1000')
+    if (scan) t.equal(sh(`cat /sys/class/block/${basename(device.path)}p1/size`).trim(), '1000')
+    t.strictSame(await (await openMapping(file)).verify({ content: 'full' }), OK)
+    sh(`head -c 1536 /dev/urandom | dd of=${device.path} bs=512 seek=2046 conv=fsync status=none`)
+    t.strictSame(await device.verify({ content: 'full' }), OK)
+    const written = readFileSync(device.path)
+    sh(`head -c 512 /dev/urandom >>${file}`)
+    await device.extend()
+    t.equal(device.size, size + 512, 'grown by one small block')
+    await device.unmap()
+    t.ok(readFileSync(file).subarray(0, size).equals(written))
+    sh(`truncate -s ${size} ${file}`)
+  }
+  const part = { backend: 'loop', blockSize: 512, offset: 512, length: 1536 } as const
+  const device = await mapFile(file, part)
+  t.equal(device.size, 1536)
+  t.strictSame(await device.verify({ content: 'full' }), OK)
+  await device.unmap()
+  await t.rejects(mapFile(file, { ...part, blockSize: 1024 }), { code: 'DMLOOP_UNALIGNED' })
+  const larger = await mapFile(file, { backend: 'loop', blockSize: 2048, length: 4096 })
+  t.equal(sectorSize(larger.path), '2048')
+  await larger.unmap()
+  sh('umount /tmp/4kn; losetup -d /dev/loop3; rm /tmp/disk')
 })
 
 xfs.remove()
