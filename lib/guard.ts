@@ -30,7 +30,7 @@ const IS_HELD: Record<Hold, (facts: FileFacts) => boolean> = {
 }
 
 /** What must hold a file. A caller who holds it still can do without the flag, for the rest is f2fs's own doing. */
-function needed({ filesystem }: BackingFile, guard: Guard): readonly Hold[] {
+export function needed({ filesystem }: BackingFile, guard: Guard): readonly Hold[] {
   // Where nobody can write, nothing moves.
   if (filesystem.readOnly) return []
   const holds = FILESYSTEMS[filesystem.name]?.holds ?? []
@@ -41,14 +41,14 @@ function needed({ filesystem }: BackingFile, guard: Guard): readonly Hold[] {
 const inspect = ({ fd, path }: BackingFile): Promise<FileFacts> => result(native.inspect(fd), path)
 
 /** Which of these holds a file does not have. */
-const missing = (facts: FileFacts, holds: readonly Hold[]): Hold[] =>
+export const missing = (facts: FileFacts, holds: readonly Hold[]): Hold[] =>
   holds.filter((hold) => !IS_HELD[hold](facts))
 
 /** The mark that a guard of ours has left on a file, as it is just now. */
 export const markOf = async (file: BackingFile): Promise<Mark | undefined> =>
   ownMark((await inspect(file)).mark, file.identity)
 
-const NOT_PRIVATE =
+export const NOT_PRIVATE =
   'can be opened by others than root, and whoever can open it can take its pin away'
 
 /**

@@ -11,7 +11,7 @@ import {
   resumeDevice,
 } from './device-mapper.js'
 import { readStack } from './device-stack.js'
-import { DmloopError } from './errors.js'
+import { DmloopError, isSystemError } from './errors.js'
 import { holdStill, markOf, takeHoldsOff, whileHeld, type Holder } from './guard.js'
 import { LinearDevice } from './linear-device.js'
 import { mapLoop } from './map-loop.js'
@@ -26,7 +26,7 @@ import { sliceFiles } from './range.js'
 import { clearDevices } from './remains.js'
 import { nodePath } from './udev.js'
 import { Undo } from './undo.js'
-import { judgeFile } from './verdict.js'
+import { inspectFiles, unguardableMount } from './verdict.js'
 
 const log = debug('dmloop:map')
 
@@ -60,7 +60,10 @@ async function map(request: MapRequest): Promise<MappedDevice> {
   await using claim = opened.claim
   const [first] = files.list as [BackingFile]
   const name = deviceNameFor(first.path, request.name)
-  await clearDevices(files.list, claim, request)
+  await clearDevices(files.list, claim, request).catch((error: unknown) => {
+    // A guard that a crash has left cannot be taken off through a read-only mount.
+    throw isSystemError(error, 'EROFS') ? new DmloopError(unguardableMount(error.path)) : error
+  })
   await files.look()
   // The kernel sees to it for device-mapper; a loop device has no name of its own.
   if (await isNameTaken(name)) throw nameTaken(name)
@@ -158,7 +161,7 @@ const holderOf = (
  */
 async function assertInspected(files: readonly BackingFile[], request: MapRequest): Promise<void> {
   const { problems } = sliceFiles(files, request)
-  problems.push(...files.flatMap((file) => judgeFile(file, request)))
+  problems.push(...inspectFiles(files, request))
   for (const file of problems.length === 0 ? files : []) {
     const found = await readStack(file)
     if ('code' in found && found.code === 'DMLOOP_DEVICE_BUSY') problems.push(found)

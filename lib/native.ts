@@ -67,6 +67,8 @@ export interface FileFacts {
   minor: number
   attributes: number
   filesystemMagic: number
+  /** The mount that the file is seen through takes no writes; the filesystem may. */
+  mountReadOnly: boolean
   /** Bytes that the filesystem counts as its own, on all its devices. */
   filesystemSize: ExactSize
   inodeFlags: number

@@ -26,16 +26,16 @@ export interface PlanOptions {
    * beneath the file. Direct I/O ends where it is smaller than that. A linear device always has its disk's.
    */
   blockSize?: number
-}
-
-export interface MapOptions extends PlanOptions {
-  /** The device-mapper name; default: the file's name, other characters than udev's made `_`. */
-  name?: string
   /**
    * `'immutable'` (default) holds the file still while it is mapped; with `'none'` the caller promises
    * that it stays still.
    */
   guard?: 'immutable' | 'none'
+}
+
+export interface MapOptions extends PlanOptions {
+  /** The device-mapper name; default: the file's name, other characters than udev's made `_`. */
+  name?: string
   /**
    * What udev does with the device. With `true` (default), all that it does with a disk: links by UUID
    * and label, and whatever else its rules bring, such as the activation of LVM volumes. With `false` it
@@ -99,11 +99,11 @@ export interface PlanRequest {
   backend: Backend | 'auto'
   /** Of a loop device; undefined: the backing device's. */
   blockSize: number | undefined
+  guard: 'immutable' | 'none'
 }
 
 export interface MapRequest extends PlanRequest {
   name: string | undefined
-  guard: 'immutable' | 'none'
   udevScan: boolean
   verify: 'sample' | 'full' | 'none'
   partitionScan: boolean
@@ -211,7 +211,15 @@ function blockSizeOf(options: Options): number | undefined {
   throw invalidValue('options.blockSize', `one of ${BLOCK_SIZES.join(', ')}`, size)
 }
 
-const PLAN_KEYS = ['offset', 'length', 'readOnly', 'holes', 'backend', 'blockSize'] as const
+const PLAN_KEYS = [
+  'offset',
+  'length',
+  'readOnly',
+  'holes',
+  'backend',
+  'blockSize',
+  'guard',
+] as const
 
 function planRequest(file: unknown, options: Options): PlanRequest {
   const request: PlanRequest = {
@@ -222,6 +230,7 @@ function planRequest(file: unknown, options: Options): PlanRequest {
     holes: oneOf(options, 'holes', 'reject', 'zero'),
     backend: oneOf(options, 'backend', 'linear', 'loop', 'auto'),
     blockSize: blockSizeOf(options),
+    guard: oneOf(options, 'guard', 'immutable', 'none'),
   }
   if (request.blockSize !== undefined && request.backend === 'linear') {
     const expected = `given only together with backend: 'loop' or 'auto'`
@@ -238,8 +247,8 @@ export function parsePlanOptions(file: unknown, value: unknown): PlanRequest {
 }
 
 export function parseMapOptions(file: unknown, value: unknown): MapRequest {
-  const own = ['name', 'guard', 'udevScan', 'verify', 'partitionScan']
-  const options = object(value, [...PLAN_KEYS, ...own, 'onProgress', 'timeout', 'signal'])
+  const own = ['name', 'udevScan', 'verify', 'partitionScan', 'onProgress', 'timeout', 'signal']
+  const options = object(value, [...PLAN_KEYS, ...own])
   const request = planRequest(file, options)
   const partitionScan = boolean(options, 'partitionScan')
   if (partitionScan && request.backend !== 'loop') {
@@ -254,7 +263,6 @@ export function parseMapOptions(file: unknown, value: unknown): MapRequest {
     partitionScan,
     udevScan,
     name: text(options, 'name'),
-    guard: oneOf(options, 'guard', 'immutable', 'none'),
     verify: oneOf(options, 'verify', 'sample', 'full', 'none'),
     onProgress: listener(options, 'onProgress'),
     timeout: integer(options, 'timeout', 0) ?? DEFAULT_TIMEOUT,

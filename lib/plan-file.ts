@@ -2,6 +2,7 @@ import debug from 'debug'
 import { assertBlocksFree, assertNoDevice, assertUnmapped } from './alone.js'
 import { BackingFiles, type BackingFile } from './backing-file.js'
 import { withDeadline } from './deadline.js'
+import { assertDeviceMapper } from './device-mapper.js'
 import { levelsOver, readStack, sameStack, type DeviceStack } from './device-stack.js'
 import { DmloopError, exactOrTooLarge, problem, verdict, type Problem } from './errors.js'
 import { ExtentTable } from './extents.js'
@@ -11,7 +12,7 @@ import { Plan, type PlannedFile } from './plan.js'
 import { EXTENT_FLAGS } from './policy.js'
 import { sliceFiles, type FileSlice } from './range.js'
 import { SECTOR, SegmentTable } from './segments.js'
-import { judgeExtents, judgeFile } from './verdict.js'
+import { inspectFiles, judgeExtents, judgeFile, judgeWritable } from './verdict.js'
 
 const log = debug('dmloop:plan')
 
@@ -37,11 +38,13 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
 async function draw(request: PlanRequest): Promise<Plan> {
   try {
     await using files = await BackingFiles.open(request.files)
-    const drawn = request.backend === 'loop' ? undefined : await drawPlan(files.list, request)
+    const judged = inspectFiles(files.list, request)
+    const drawn =
+      request.backend === 'loop' ? undefined : await drawPlan(files.list, request, judged)
     if (drawn && (request.backend === 'linear' || !fallsBack(drawn.plan.problems))) {
       return await withMappings(drawn.plan, files.list, () => assertBlocksFree(drawn, ''))
     }
-    const plan = planLoop(files.list, request, drawn?.plan.problems)
+    const plan = await planLoops(files.list, request, drawn?.plan.problems)
     return await withMappings(plan, files.list, async () => {
       for (const file of files.list) await assertUnmapped(file)
     })
@@ -82,6 +85,22 @@ async function withMappings(
 export const fallsBack = (problems: readonly Problem[]): boolean =>
   problems.length > 0 && problems.every(({ blocks }) => blocks === 'linear')
 
+/** The plan for loop devices, with what joins them if there are several. */
+async function planLoops(
+  files: readonly BackingFile[],
+  request: PlanRequest,
+  fallback: readonly Problem[] = [],
+): Promise<Plan> {
+  const plan = planLoop(files, request, fallback)
+  if (sliceFiles(files, request, request.blockSize).slices.length > 1) {
+    await assertDeviceMapper().catch((error: unknown) => {
+      if (!(error instanceof DmloopError)) throw error
+      plan.problems.push(...error.problems)
+    })
+  }
+  return plan
+}
+
 /** The plan for a loop device over files that are open already: addresses do not matter to it. */
 export function planLoop(
   files: readonly BackingFile[],
@@ -89,7 +108,10 @@ export function planLoop(
   fallback: readonly Problem[] = [],
 ): Plan {
   const range = sliceFiles(files, request, request.blockSize)
-  const judged = files.flatMap((file) => judgeFile(file, request))
+  const judged = files.flatMap((file) => [
+    ...judgeFile(file, request),
+    ...judgeWritable(file, request),
+  ])
   return new Plan({
     problems: [...range.problems, ...judged].filter(({ blocks }) => blocks === 'all'),
     size: range.size,
@@ -112,17 +134,18 @@ export interface DrawnPlan {
   parts: SlicePlan[]
 }
 
-/** The plan for files that are open already. */
+/** The plan for files that are open already; `judged` is what is known to be wrong with them. */
 export async function drawPlan(
   files: readonly BackingFile[],
   request: PlanBasis,
+  judged: readonly Problem[] = files.flatMap((file) => judgeFile(file, request)),
 ): Promise<DrawnPlan> {
   const range = sliceFiles(files, request)
   const parts = []
   for (const slice of range.slices) {
     parts.push(await planSlice(slice, { ...request, blockSize: range.blockSize }))
   }
-  const problems = [...range.problems, ...parts.flatMap((part) => part.problems)]
+  const problems = [...range.problems, ...judged, ...parts.flatMap((part) => part.problems)]
   const segments = problems.length > 0 ? new SegmentTable() : await layOut(parts, request)
   if (segments.length > MAX_SEGMENTS) {
     const detail = `is in ${segments.length} pieces, and a table has at most ${MAX_SEGMENTS}`
@@ -156,6 +179,7 @@ const plannedFile = (file: BackingFile): PlannedFile => ({
 /** The plan for a part of one file. */
 export interface SlicePlan {
   slice: FileSlice
+  /** Of its extents and of the devices beneath. */
   problems: Problem[]
   /** Undefined where a problem of the file's own stands in the way. */
   facts: ExtentFacts | undefined
@@ -168,9 +192,10 @@ async function planSlice(
   options: PlanBasis & { blockSize: number },
 ): Promise<SlicePlan> {
   const { file, offset, length } = slice
-  const problems = judgeFile(file, options)
   // Where the filesystem is not known, neither are its answers: they are not even asked for.
-  if (problems.length > 0) return { slice, problems, facts: undefined, stack: undefined }
+  if (judgeFile(file, options).length > 0) {
+    return { slice, problems: [], facts: undefined, stack: undefined }
+  }
 
   const found = await readStack(file)
   // What the filesystem would have to read for its answer may wait for as long as a device is suspended.
@@ -183,7 +208,7 @@ async function planSlice(
   const facts = await result(walk, path).catch((error: unknown) => {
     throw exactOrTooLarge(error, path, TOO_FAR)
   })
-  problems.push(...judgeExtents(path, facts, options))
+  const problems = judgeExtents(path, facts, options)
 
   const stack = 'code' in found ? undefined : found
   if ('code' in found) problems.push(found)

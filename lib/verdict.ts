@@ -1,6 +1,8 @@
 // Whether a file and its extents may be mapped: the policy applied to the facts.
 import type { BackingFile } from './backing-file.js'
 import { problem, type Problem } from './errors.js'
+import { missing, needed, NOT_PRIVATE, type Guard } from './guard.js'
+import { ownMark } from './mark.js'
 import type { ExtentFacts, Ranges } from './native.js'
 import {
   EXTENT_FLAGS,
@@ -35,7 +37,18 @@ export function judgeFile(file: BackingFile, { readOnly }: { readOnly: boolean }
     const detail = `lies on a filesystem mounted with ${unreplayed}, whose journal may know better`
     found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   }
-  if (filesystem.readOnly && !readOnly) found('DMLOOP_READ_ONLY')
+  if (!readOnly && filesystem.readOnly) found('DMLOOP_READ_ONLY')
+  else if (!readOnly && facts.mountReadOnly) found('DMLOOP_READ_ONLY', READ_ONLY_MOUNT)
+  // Then f2fs reads what direct I/O asks for from its caches (f2fs_force_buffered_io, fs/f2fs/file.c).
+  if (filesystem.options.includes('checkpoint=disable')) {
+    const detail = 'is on an f2fs mounted with checkpoint=disable, which has no direct I/O'
+    found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
+  }
+  // Nothing but a descriptor keeps it, and a loop device has one.
+  if (facts.links === 0) {
+    const detail = 'has no name any more: its blocks are freed when the last process closes it'
+    found('DMLOOP_UNGUARDABLE', detail)
+  }
   if (filesystem.options.includes('data=journal')) found('DMLOOP_DATA_JOURNALED')
   if (uses.swap) found('DMLOOP_SWAPFILE')
   if (uses.filesystem !== undefined) {
@@ -43,6 +56,88 @@ export function judgeFile(file: BackingFile, { readOnly }: { readOnly: boolean }
   }
   for (const loop of uses.loops) found('DMLOOP_ALREADY_MAPPED', `is mapped already, as ${loop}`)
   return problems
+}
+
+const READ_ONLY_MOUNT = 'is seen through a read-only mount of a filesystem that is writable'
+
+/** FS_IMMUTABLE_FL and FS_APPEND_FL (linux/fs.h). */
+const IMMUTABLE = 0x10
+const APPEND_ONLY = 0x20
+
+/**
+ * Verdicts on whether a guard can hold the file still, as far as that shows before it is tried. The rest
+ * only mapFile finds out, for to try is to change something: who has the file open for writing, and
+ * whether f2fs takes the pin.
+ */
+function judgeGuardable(file: BackingFile, guard: Guard): Problem[] {
+  const { path, facts, filesystem } = file
+  if (filesystem.readOnly) return []
+  const holds = needed(file, guard)
+  const lacking = missing(facts, holds)
+  const found = (code: DmloopCode, detail?: string): Problem[] => [
+    problem(code, { file: path }, detail),
+  ]
+  if (guard === 'none') {
+    if (lacking.length === 0) return []
+    return found('DMLOOP_NOT_PINNED', lacking.includes('private') ? NOT_PRIVATE : undefined)
+  }
+  if (holds.length === 0) {
+    return found('DMLOOP_UNGUARDABLE', `lies on ${filesystem.name}, which has no immutable flag`)
+  }
+  // A mark that is there is written to as well.
+  const mark = ownMark(facts.mark, file.identity)
+  if (facts.mountReadOnly && (lacking.length > 0 || mark)) {
+    return [unguardableMount(path)]
+  }
+  if (lacking.length === 0) return []
+  if (lacking.includes('pinned') && filesystem.options.includes('mode=lfs')) {
+    return found('DMLOOP_NOT_PINNED', 'cannot be pinned on an f2fs that is mounted with mode=lfs')
+  }
+  if (mark) return []
+  if ((facts.inodeFlags & IMMUTABLE) !== 0) {
+    const detail =
+      'is immutable already, so what else must be changed cannot be noted: chattr -i FILE first'
+    return found('DMLOOP_NOT_PINNED', detail)
+  }
+  if ((facts.inodeFlags & APPEND_ONLY) !== 0) {
+    const detail = 'is append-only, so the guard cannot be noted: chattr -a FILE first'
+    return found('DMLOOP_UNGUARDABLE', detail)
+  }
+  return []
+}
+
+/** That a file's flags cannot be changed through the mount that it was named by. */
+export const unguardableMount = (file: string | undefined): Problem => ({
+  ...problem('DMLOOP_UNGUARDABLE', { file }, READ_ONLY_MOUNT),
+  remedy:
+    'Name the file through a writable mount of its filesystem; ' +
+    'or map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
+})
+
+/** What mapFile looks at before it does anything to the files: what they are, and then how to hold them. */
+export function inspectFiles(
+  files: readonly BackingFile[],
+  request: { readOnly: boolean; guard: Guard },
+): Problem[] {
+  const judged = files.flatMap((file) => judgeFile(file, request))
+  if (judged.length > 0) return judged
+  return files.flatMap((file) => judgeGuardable(file, request.guard))
+}
+
+/** Whether a loop device could write to a file: the driver needs it open for that. */
+export function judgeWritable(
+  { path, facts, identity }: BackingFile,
+  { readOnly }: { readOnly: boolean },
+): Problem[] {
+  // A guard of ours goes before the loop device comes.
+  const ours = ownMark(facts.mark, identity)?.holds.includes('immutable')
+  if (readOnly || ours === true) return []
+  const flags = { immutable: IMMUTABLE, 'append-only': APPEND_ONLY }
+  const [kind] = Object.entries(flags).find(([, flag]) => (facts.inodeFlags & flag) !== 0) ?? []
+  if (kind === undefined) return []
+  return [
+    problem('DMLOOP_READ_ONLY', { file: path }, `is ${kind}, and cannot be opened for writing`),
+  ]
 }
 
 const flagProblem = (flags: number): DmloopCode | undefined => {

@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 
 #include "file_handle.h"
@@ -38,6 +39,8 @@ Result<FileFacts> Inspect(int fd) {
   Entering("fstatfs");
   if (fstatfs(fd, &filesystem) < 0) return LastFailure("fstatfs");
   facts.filesystem_magic = static_cast<uint64_t>(filesystem.f_type) & 0xffffffffU;
+  // Of this mount and of the filesystem as a whole: the one may be so without the other.
+  facts.mount_read_only = (filesystem.f_flags & ST_RDONLY) != 0;
   facts.filesystem_size = filesystem.f_blocks * static_cast<uint64_t>(filesystem.f_frsize);
 
   // A device node answers ioctls with its driver's, not the filesystem's.

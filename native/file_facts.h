@@ -25,6 +25,8 @@ struct FileFacts {
   uint64_t filesystem_magic = 0;
   // f_blocks times f_frsize: what the filesystem counts as its own, on all its devices.
   uint64_t filesystem_size = 0;
+  // ST_RDONLY of statfs(2).
+  bool mount_read_only = false;
   // FS_*_FL of FS_IOC_GETFLAGS and FS_XFLAG_* of FS_IOC_FSGETXATTR; 0 where the filesystem has no
   // such call.
   uint32_t inode_flags = 0;

@@ -24,6 +24,7 @@ Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   object.Set("minor", facts.device_minor);
   object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
   object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
+  object.Set("mountReadOnly", facts.mount_read_only);
   object.Set("filesystemSize", ExactNumber(env, facts.filesystem_size));
   object.Set("inodeFlags", facts.inode_flags);
   object.Set("extendedFlags", facts.extended_flags);

@@ -12,6 +12,9 @@ export const HOSTS = {
   ext4: 'mkfs.ext4 -q $DISK; mount $DISK $AT',
   'ext4 read-only': `mkfs.ext4 -q $DISK; mount $DISK $AT; head -c 64K /dev/urandom >$AT/file; umount $AT
     mount -o ro $DISK $AT`,
+  'a read-only bind mount of ext4': `mkfs.ext4 -q $DISK; mkdir -p /tmp/lower; mount $DISK /tmp/lower
+    head -c 64K /dev/urandom >/tmp/lower/file
+    mount --bind /tmp/lower $AT; mount -o remount,bind,ro $AT`,
   'ext4 noload': `mkfs.ext4 -q $DISK; mount $DISK $AT; head -c 64K /dev/urandom >$AT/file; umount $AT
     mount -o ro,noload $DISK $AT`,
   'ext4 data=journal': 'mkfs.ext4 -q $DISK; mount -o data=journal $DISK $AT',
@@ -94,6 +97,21 @@ export const MATRIX: readonly Row[] = [
     file: 'on a read-only mount of vfat',
     host: 'vfat read-only',
     make: THERE,
+    writable: 'DMLOOP_READ_ONLY',
+    readOnly: 'mapped',
+  },
+  {
+    file: 'through a read-only bind mount of ext4',
+    host: 'a read-only bind mount of ext4',
+    make: THERE,
+    writable: 'DMLOOP_READ_ONLY',
+    readOnly: 'DMLOOP_UNGUARDABLE',
+  },
+  {
+    file: "through a read-only bind mount of ext4, with guard: 'none'",
+    host: 'a read-only bind mount of ext4',
+    make: THERE,
+    options: { guard: 'none' },
     writable: 'DMLOOP_READ_ONLY',
     readOnly: 'mapped',
   },

@@ -1,11 +1,20 @@
-// Verdicts: numbers that do not fit.
+// Numbers that do not fit, other block sizes, and plans that foretell.
 import { randomBytes } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { crc32 } from 'node:zlib'
 import t from 'tap'
-import { DmloopError, mapFile, openMapping, planFile, releaseFile, wrapDevice } from 'dmloop'
-import { deviceNames, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
+import {
+  DmloopError,
+  MappedDevice,
+  mapFile,
+  openMapping,
+  planFile,
+  releaseFile,
+  wrapDevice,
+  type PlanOptions,
+} from 'dmloop'
+import { deviceNames, fileState, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const OK = { ok: true, problems: [] }
 const MOST = Number.MAX_SAFE_INTEGER
@@ -176,6 +185,81 @@ await t.test('an image of 512-byte sectors on a disk of 4096', async (t) => {
   t.equal(sectorSize(larger.path), '2048')
   await larger.unmap()
   sh('umount /tmp/4kn; losetup -d /dev/loop3; rm /tmp/disk')
+})
+
+await t.test('a plan says what mapFile would', async (t) => {
+  const ext4 = makeHost('ext4', oneSegment(0))
+  const [file, other] = [`${ext4.path}/image`, `${xfs.path}/other`]
+  randomFile(file, 65536)
+  randomFile(other, 65536)
+  sh(`mkdir /tmp/bind; mount --bind ${ext4.path} /tmp/bind; mount -o remount,bind,ro /tmp/bind`)
+  const bound = '/tmp/bind/image'
+  const state = fileState(file)
+
+  /** The codes of the plan's problems, which must be those that mapFile gives. */
+  async function verdicts(files: string | string[], options: PlanOptions = {}): Promise<string[]> {
+    const plan = await planFile(files, options)
+    const what = `${String(files)} ${JSON.stringify(options)}`
+    const outcome = await mapFile(files, options).catch((error: unknown) => error)
+    if (outcome instanceof MappedDevice) {
+      t.strictSame(plan.problems, [], what)
+      t.match(outcome, { backend: plan.backend, size: plan.size, fallback: plan.fallback }, what)
+      await outcome.unmap()
+    } else {
+      t.match(outcome, { name: 'DmloopError' }, what)
+      t.strictSame((outcome as DmloopError).problems, plan.problems, what)
+    }
+    return plan.problems.map(({ code }) => code)
+  }
+
+  t.strictSame(await verdicts(bound), ['DMLOOP_READ_ONLY'])
+  t.strictSame(await verdicts(bound, { readOnly: true }), ['DMLOOP_UNGUARDABLE'])
+  const [unguardable] = (await planFile(bound, { readOnly: true })).problems
+  t.match(unguardable, { file: bound, remedy: /through a writable mount/ })
+  t.strictSame(await verdicts(bound, { readOnly: true, guard: 'none' }), [])
+  t.strictSame(await verdicts(bound, { backend: 'loop' }), ['DMLOOP_READ_ONLY'])
+  t.strictSame(await verdicts(bound, { backend: 'auto' }), ['DMLOOP_READ_ONLY'])
+  t.strictSame(await verdicts(bound, { backend: 'loop', readOnly: true }), [])
+  t.strictSame(await verdicts(bound, { backend: 'auto', readOnly: true }), [], 'not linear')
+  t.strictSame(await verdicts([other, bound], { readOnly: true }), ['DMLOOP_UNGUARDABLE'])
+  sh(`chattr +i ${file}`)
+  t.strictSame(await verdicts(bound, { readOnly: true }), [], 'it is held already')
+  sh(`chattr -i ${file}`)
+
+  sh(`setfattr -n trusted.dmloop -v immutable ${file}; chattr +i ${file}`)
+  const marked = await mapFile(bound, { readOnly: true }).catch((error: unknown) => error)
+  t.match(marked, { code: 'DMLOOP_UNGUARDABLE', file: bound }, 'a guard from before a crash')
+  await releaseFile(file)
+  t.equal(fileState(file), state)
+
+  for (const flag of ['i', 'a']) {
+    sh(`chattr +${flag} ${file}`)
+    const codes = ['DMLOOP_READ_ONLY']
+    t.strictSame(await verdicts(file, { backend: 'loop' }), codes, `chattr +${flag}`)
+    t.strictSame(await verdicts([other, file], { backend: 'loop' }), codes)
+    t.strictSame(await verdicts(file, { backend: 'loop', readOnly: true }), [])
+    sh(`chattr -${flag} ${file}`)
+  }
+
+  // What is not in the range asked for is judged as well: it would be held too.
+  randomFile('/tmp/plain', 65536)
+  t.strictSame(await verdicts([file, '/tmp/plain'], { length: 65536 }), [
+    'DMLOOP_UNSUPPORTED_FILESYSTEM',
+  ])
+  t.strictSame(await verdicts([file, other, '/tmp/plain'], { backend: 'auto' }), [])
+
+  sh('cp -a /dev/mapper/control /tmp/control; rm /dev/mapper/control')
+  for (const backend of ['linear', 'loop', 'auto'] as const) {
+    const plan = await planFile([file, other], { backend })
+    const codes = [...new Set(plan.problems.map(({ code }) => code))]
+    t.strictSame(codes, ['DMLOOP_NO_DEVICE_MAPPER'], backend)
+    await t.rejects(mapFile([file, other], { backend }), { code: 'DMLOOP_NO_DEVICE_MAPPER' })
+  }
+  t.strictSame((await planFile(file, { backend: 'loop' })).problems, [])
+  sh('cp -a /tmp/control /dev/mapper/control')
+  t.strictSame(leftFiles(), [])
+  sh('umount /tmp/bind')
+  ext4.remove()
 })
 
 xfs.remove()
