@@ -1,34 +1,123 @@
-// Who has a device open, as far as this process can see.
-import { readdir } from 'node:fs/promises'
+// Who holds a device, as far as this process can see.
+import { readdir, readlink } from 'node:fs/promises'
 import { DmloopError, problem } from './errors.js'
+import { native, result } from './native.js'
 import { identify } from './path.js'
-import { processes } from './processes.js'
-import { deviceName, mountsOf } from './sysfs.js'
+import { openFilesOf, phraseOf, processesThat, processIds } from './processes.js'
+import {
+  deviceName,
+  mapperName,
+  parseMountinfo,
+  readText,
+  unescapePath,
+  type Mount,
+} from './sysfs.js'
+import { nodePath } from './udev.js'
 
 interface Node {
   major: number
   minor: number
 }
 
-async function processHolds(pid: string, { major, minor }: Node): Promise<boolean> {
-  const descriptors = await readdir(`/proc/${pid}/fd`).catch(() => [])
-  for (const descriptor of descriptors) {
-    const open = await identify(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)
-    if (open?.isBlockDevice === true && open.major === major && open.minor === minor) return true
+/** Devices as "major:minor". */
+type Devices = ReadonlySet<string>
+
+/** A device and the partitions that the kernel has found on it: who holds one of them holds the device. */
+async function withPartitions({ major, minor }: Node): Promise<Devices> {
+  const device = deviceName(major, minor)
+  const devices = new Set([device])
+  const folder = `/sys/dev/block/${device}`
+  for (const name of await readdir(folder).catch(() => [])) {
+    const number = await readText(`${folder}/${name}/partition`)
+    const partition = number === undefined ? undefined : await readText(`${folder}/${name}/dev`)
+    if (partition !== undefined) devices.add(partition)
   }
-  return false
+  return devices
 }
 
-/** Mounts, devices on top and processes that hold a device, each as a phrase for people. */
-export async function holdersOf(node: Node): Promise<string[]> {
-  const device = deviceName(node.major, node.minor)
-  const mounts = (await mountsOf(device)).map((mount) => `the mount ${mount.mountPoint}`)
-  const above = await readdir(`/sys/dev/block/${device}/holders`).catch(() => [])
-  const openers: string[] = []
-  for (const { pid, phrase } of await processes()) {
-    if (await processHolds(pid, node)) openers.push(await phrase())
+/** Whether a path leads to the node of one of the devices. */
+async function isNodeOf(path: string, devices: Devices): Promise<boolean> {
+  const found = await identify(path).catch(() => undefined)
+  return found?.isBlockDevice === true && devices.has(deviceName(found.major, found.minor))
+}
+
+/** Mounts of the devices that a process sees. btrfs has a number of its own: there the source tells. */
+async function mountsSeenBy(pid: string, devices: Devices): Promise<string[]> {
+  const mounts = parseMountinfo((await readText(`/proc/${pid}/mountinfo`).catch(() => '')) ?? '')
+  const holds = async ({ device, source }: Mount): Promise<boolean> =>
+    devices.has(device) ||
+    (source.startsWith('/') && (await isNodeOf(`/proc/${pid}/root${source}`, devices)))
+  const found: string[] = []
+  for (const mount of mounts) {
+    if (await holds(mount)) found.push(`the mount ${mount.mountPoint}`)
   }
-  return [...mounts, ...above.map((name) => `the device ${name}`), ...openers]
+  return found
+}
+
+/** Mounts in every namespace that a process lives in; those of another than ours with such a process. */
+async function mountsOn(devices: Devices): Promise<string[]> {
+  const found: string[] = []
+  const seen = new Set<string>()
+  for (const pid of ['self', ...(await processIds())]) {
+    const namespace = await readlink(`/proc/${pid}/ns/mnt`).catch(() => undefined)
+    if (namespace === undefined || seen.has(namespace)) continue
+    seen.add(namespace)
+    const mounts = await mountsSeenBy(pid, devices)
+    const where = pid === 'self' || mounts.length === 0 ? '' : ` of ${await phraseOf(pid)}`
+    found.push(...mounts.map((mount) => mount + where))
+  }
+  return found
+}
+
+/** /proc/swaps (proc(5)): a header, then a line an area, which starts with its path. */
+async function swapOn(devices: Devices): Promise<string[]> {
+  const found: string[] = []
+  for (const area of ((await readText('/proc/swaps')) ?? '').split('\n').slice(1)) {
+    const path = unescapePath(area.split(/\s+/)[0] ?? '')
+    if (await isNodeOf(path, devices)) found.push(`the swap space on ${path}`)
+  }
+  return found
+}
+
+/** A device on top as people know it: a device-mapper one by its name, any other by its node. */
+async function phraseOfDevice(name: string): Promise<string> {
+  const mapped = await mapperName((await readText(`/sys/class/block/${name}/dev`)) ?? '')
+  return mapped === undefined
+    ? `the device /dev/${name}`
+    : `the device “${mapped}” (${nodePath(mapped)})`
+}
+
+/** Devices that are made of these ones. */
+async function devicesOn(devices: Devices): Promise<string[]> {
+  const found: string[] = []
+  for (const device of devices) {
+    const names = await readdir(`/sys/dev/block/${device}/holders`).catch(() => [])
+    for (const name of names) found.push(await phraseOfDevice(name))
+  }
+  return found
+}
+
+/** Loop devices that show the node of one of these devices. */
+async function loopsOn(devices: Devices): Promise<string[]> {
+  return (await result(native.loopList()))
+    .filter(({ shown: { major, minor } }) => devices.has(deviceName(major, minor)))
+    .map(({ number }) => `the loop device /dev/loop${number}`)
+}
+
+/** Processes that have one of the devices open. */
+const openersOf = (devices: Devices): Promise<string[]> =>
+  processesThat(async (pid) => {
+    for await (const { isBlockDevice, major, minor } of openFilesOf(pid)) {
+      if (isBlockDevice && devices.has(deviceName(major, minor))) return true
+    }
+    return false
+  })
+
+/** All that holds a device or a partition on it, each as a phrase for people. */
+export async function holdersOf(node: Node): Promise<string[]> {
+  const devices = await withPartitions(node)
+  const kinds = [mountsOn, swapOn, devicesOn, loopsOn, openersOf]
+  return (await Promise.all(kinds.map((find) => find(devices)))).flat()
 }
 
 /** That a device cannot be removed, with who has it open; `cause` is the call that said so. */

@@ -123,6 +123,8 @@ export interface LoopStatus {
   major: number
   minor: number
   inode: string
+  /** The device whose node the file is; 0:0 for a file that is none. */
+  shown: { major: number; minor: number }
   offset: number
   size: number
   /** LO_FLAGS_* of linux/loop.h, as the driver has them. */

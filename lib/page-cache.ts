@@ -5,7 +5,7 @@ import { isSystemError, verdict } from './errors.js'
 import { native, result } from './native.js'
 import { descriptorsOf, memoryOf } from './process-files.js'
 import { POLICY } from './policy.js'
-import { processes } from './processes.js'
+import { phraseOf, processIds } from './processes.js'
 import { poll } from './wait.js'
 
 const log = debug('dmloop:page-cache')
@@ -54,7 +54,7 @@ async function findStaleByte({ fd, path }: BackingFile): Promise<number | undefi
 
 /** Has the kernel take the file's pages out of the memory of those who have it mapped. */
 async function pageOut(file: BackingFile): Promise<void> {
-  for (const { pid } of await processes()) {
+  for (const pid of await processIds()) {
     const ranges = await memoryOf(pid, file)
     if (ranges.length === 0) continue
     const packed = Float64Array.from(ranges.flatMap(({ start, length }) => [start, length]))
@@ -75,11 +75,11 @@ async function staleCache(file: BackingFile, stale: number): Promise<Error> {
 async function holdersOf(file: BackingFile): Promise<string[]> {
   const mappers: string[] = []
   const openers: string[] = []
-  for (const { pid, phrase } of await processes()) {
+  for (const pid of await processIds()) {
     if ((await memoryOf(pid, file)).length > 0) {
-      mappers.push(`${await phrase()} has it mapped`)
+      mappers.push(`${await phraseOf(pid)} has it mapped`)
     } else if (Number(pid) !== process.pid && (await descriptorsOf(pid, file)).length > 0) {
-      openers.push(`${await phrase()} has it open`)
+      openers.push(`${await phraseOf(pid)} has it open`)
     }
   }
   // splice(2) takes a page into a pipe, where nobody can see whose it is.

@@ -195,12 +195,6 @@ export const POLICY = {
     remedy: 'Use the existing device (openMapping), or unmap or detach it first.',
     blocks: 'all',
   },
-  DMLOOP_NOT_MAPPED: {
-    found: 'is neither a mapping nor mapped',
-    why: 'Only what mapFile or wrapDevice has made can be opened.',
-    remedy: 'Look for it in listMappings(), or map the file first.',
-    blocks: 'all',
-  },
   DMLOOP_NAME_INVALID: {
     found: 'is not a name for a device',
     why: 'The kernel takes names under 128 bytes; udev mangles all but some characters.',

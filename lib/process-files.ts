@@ -1,7 +1,6 @@
 // What a process has of a file, from /proc: descriptors and mappings.
-import { readdir } from 'node:fs/promises'
 import type { BackingFile } from './backing-file.js'
-import { identify } from './path.js'
+import { openFilesOf } from './processes.js'
 import { readText } from './sysfs.js'
 import { isSame } from './uses.js'
 
@@ -18,11 +17,8 @@ export interface MemoryRange {
 /** The descriptors of a process that are of a file. */
 export async function descriptorsOf(pid: string, { facts }: BackingFile): Promise<string[]> {
   const descriptors: string[] = []
-  for (const descriptor of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
-    const open = await identify(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)
-    if (!open) continue
-    const inode = { major: open.fsMajor, minor: open.fsMinor, inode: open.inode }
-    if (isSame(inode, facts)) descriptors.push(descriptor)
+  for await (const { descriptor, fsMajor, fsMinor, inode } of openFilesOf(pid)) {
+    if (isSame({ major: fsMajor, minor: fsMinor, inode }, facts)) descriptors.push(descriptor)
   }
   return descriptors
 }

@@ -1,19 +1,33 @@
 // The processes of this machine, from /proc.
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
+import type { PathFacts } from './native.js'
+import { identify } from './path.js'
+import { readText } from './sysfs.js'
 
-export interface Process {
-  pid: string
-  /** "process 123 (name)". */
-  phrase: () => Promise<string>
+/** "process 123 (name)". */
+export async function phraseOf(pid: string): Promise<string> {
+  const name = await readText(`/proc/${pid}/comm`).catch(() => undefined)
+  return `process ${pid} (${name ?? ''})`
 }
 
-export async function processes(): Promise<Process[]> {
-  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
-  return pids.map((pid) => ({
-    pid,
-    async phrase() {
-      const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')
-      return `process ${pid} (${name.trim()})`
-    },
-  }))
+export const processIds = async (): Promise<string[]> =>
+  (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
+
+/** The processes of which something is true, as far as this one can see; each as a phrase for people. */
+export async function processesThat(does: (pid: string) => Promise<boolean>): Promise<string[]> {
+  const found: string[] = []
+  for (const pid of await processIds()) {
+    if (await does(pid)) found.push(await phraseOf(pid))
+  }
+  return found
+}
+
+/** Everything that a process has open; nothing where this process may not look. */
+export async function* openFilesOf(
+  pid: string,
+): AsyncIterable<PathFacts & { descriptor: string }> {
+  for (const descriptor of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
+    const facts = await identify(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)
+    if (facts) yield { descriptor, ...facts }
+  }
 }

@@ -50,8 +50,12 @@ export const mapperName = (device: string): Promise<string | undefined> =>
   attribute(device, 'dm/name')
 
 export interface Mount {
+  /** The filesystem's device, as "major:minor". */
+  device: string
   mountPoint: string
   filesystem: string
+  /** What was mounted, as mount(8) was told. */
+  source: string
   /** Options of the filesystem, whatever mount it is seen through. */
   options: string[]
 }
@@ -62,15 +66,23 @@ export const mountsOf = async (device: string): Promise<Mount[]> =>
 
 /** Those lines of mountinfo that are of a device. */
 export const parseMounts = (mountinfo: string, device: string): Mount[] =>
+  parseMountinfo(mountinfo).filter((mount) => mount.device === device)
+
+/** The lines of mountinfo. */
+export const parseMountinfo = (mountinfo: string): Mount[] =>
   mountinfo
     .split('\n')
-    .map((line) => line.split(' '))
-    .filter((fields) => fields[2] === device)
-    .map((fields) => {
-      const [filesystem = '', , superOptions = ''] = fields.slice(fields.indexOf('-') + 1)
+    .filter((line) => line !== '')
+    .map((line) => {
+      const fields = line.split(' ')
+      const [filesystem = '', source = '', superOptions = ''] = fields.slice(
+        fields.indexOf('-') + 1,
+      )
       return {
+        device: fields[2] ?? '',
         mountPoint: unescapePath(fields[4] ?? ''),
         filesystem,
+        source: unescapePath(source),
         options: superOptions.split(','),
       }
     })

@@ -3,7 +3,7 @@ import { constants } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import type { BackingFile } from './backing-file.js'
 import { descriptorsOf, memoryOf } from './process-files.js'
-import { processes } from './processes.js'
+import { processesThat } from './processes.js'
 
 async function isOpenForWriting(pid: string, file: BackingFile): Promise<boolean> {
   for (const descriptor of await descriptorsOf(pid, file)) {
@@ -27,24 +27,12 @@ async function isOpen(pid: string, file: BackingFile): Promise<boolean> {
   return descriptors.length > ours || (await memoryOf(pid, file)).length > 0
 }
 
-async function processesThat(
-  file: BackingFile,
-  ...uses: ((pid: string, file: BackingFile) => Promise<boolean>)[]
-): Promise<string[]> {
-  const found: string[] = []
-  for (const { pid, phrase } of await processes()) {
-    for (const use of uses) {
-      if (!(await use(pid, file))) continue
-      found.push(await phrase())
-      break
-    }
-  }
-  return found
-}
-
 /** The processes that can write to a file, each as a phrase for people. */
 export const writersOf = (file: BackingFile): Promise<string[]> =>
-  processesThat(file, isOpenForWriting, isMappedForWriting)
+  processesThat(
+    async (pid) => (await isOpenForWriting(pid, file)) || (await isMappedForWriting(pid, file)),
+  )
 
 /** The processes that have a file open, or mapped, each as a phrase for people. */
-export const openersOf = (file: BackingFile): Promise<string[]> => processesThat(file, isOpen)
+export const openersOf = (file: BackingFile): Promise<string[]> =>
+  processesThat((pid) => isOpen(pid, file))

@@ -8,12 +8,16 @@ Napi::Value LoopValue(Napi::Env env, loop::Status& status) {
   Napi::Object device = Napi::Object::New(env);
   device.Set("major", status.device_major);
   device.Set("minor", status.device_minor);
+  Napi::Object shown = Napi::Object::New(env);
+  shown.Set("major", status.file_major);
+  shown.Set("minor", status.file_minor);
   Napi::Object object = Napi::Object::New(env);
   object.Set("number", status.number);
   object.Set("device", device);
   object.Set("major", status.major);
   object.Set("minor", status.minor);
   object.Set("inode", std::to_string(status.inode));
+  object.Set("shown", shown);
   object.Set("offset", static_cast<double>(status.offset));
   object.Set("size", static_cast<double>(status.size));
   object.Set("flags", status.flags);

@@ -83,12 +83,15 @@ Result<Status> GetStatus(uint32_t number) {
   const struct loop_info64& found = info.value();
   // The kernel's huge_encode_dev, which is glibc's dev_t as well.
   const dev_t host = found.lo_device;
+  const dev_t file = found.lo_rdevice;
   return Status{number,
                 gnu_dev_major(node.st_rdev),
                 gnu_dev_minor(node.st_rdev),
                 gnu_dev_major(host),
                 gnu_dev_minor(host),
                 found.lo_inode,
+                gnu_dev_major(file),
+                gnu_dev_minor(file),
                 found.lo_offset,
                 found.lo_sizelimit,
                 found.lo_flags,

@@ -31,6 +31,9 @@ struct Status {
   uint32_t major = 0;
   uint32_t minor = 0;
   uint64_t inode = 0;
+  // Where the file is a device's node: that device. 0:0 for any other.
+  uint32_t file_major = 0;
+  uint32_t file_minor = 0;
   uint64_t offset = 0;
   uint64_t size = 0;
   // LO_FLAGS_* of linux/loop.h, as the driver has them: it drops what the file does not allow.

@@ -120,6 +120,9 @@ await t.test('partitions', async (t) => {
   await without.unmap()
   const device = await mapFile(file, { backend: 'loop', partitionScan: true })
   t.match(parts(device.path), /loop\d+p1/)
+  sh(`mkfs.ext2 -q ${device.path}p1; mkdir /tmp/part; mount ${device.path}p1 /tmp/part`)
+  await t.rejects(device.unmap({ timeout: 100 }), { message: /the mount \/tmp\/part[ ,]/ })
+  sh('umount /tmp/part')
   await device.unmap()
 })
 

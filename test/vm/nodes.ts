@@ -1,5 +1,6 @@
 // Nodes, holders, names and races; run with udevd and without.
 import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   closeSync,
   existsSync,
@@ -132,10 +133,38 @@ await t.test('mounted, swapped on, mapped upon: the holder is named', async (t) 
   const device = await mapFile(file)
   sh(`mkfs.ext4 -q ${device.path}; mkdir -p /tmp/inner; mount ${device.path} /tmp/inner`)
   await t.rejects(device.unmap({ timeout: 100 }), { message: /the mount \/tmp\/inner/ })
-  sh('umount /tmp/inner; dmsetup create above', `0 2048 linear ${device.path} 0`)
-  await t.rejects(device.unmap({ timeout: 100 }), { message: /the device dm-\d/ })
-  sh('dmsetup remove --retry above')
+  sh('umount /tmp/inner')
+  const script = `mount ${device.path} /tmp/inner; echo mounted; exec sleep 1000`
+  const other = spawn('unshare', ['-m', 'sh', '-ec', script], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  await once(other.stdout, 'data')
+  t.equal(sh('mountpoint -q /tmp/inner || echo hidden'), 'hidden\n')
+  const elsewhere = new RegExp(`the mount /tmp/inner of process ${other.pid} \\(s`)
+  await t.rejects(device.unmap({ timeout: 100 }), { message: elsewhere }, 'in another namespace')
+  other.kill('SIGKILL')
+  await once(other, 'exit')
+  sh('dmsetup create above', `0 2048 linear ${device.path} 0`)
+  const above = /the device “above” \(\/dev\/mapper\/above\)/
+  await t.rejects(device.unmap({ timeout: 100 }), { message: above })
+  sh(`dmsetup remove --retry above; mkswap ${device.path}; swapon ${device.path}`)
+  await t.rejects(device.unmap({ timeout: 100 }), { message: /the swap space on \/dev\// })
+  const loop = sh(`swapoff ${device.path}; losetup -f --show ${device.path}`).trim()
+  await t.rejects(device.unmap({ timeout: 100 }), {
+    message: new RegExp(`the loop device ${loop}`),
+  })
+  sh(`losetup -d ${loop}`)
   await device.unmap()
+
+  // Its mounts have a device number of btrfs's own.
+  const large = `${host.path}/large`
+  randomFile(large, 32 << 20)
+  const volume = await mapFile(large)
+  sh(`mkfs.btrfs -q -f -M ${volume.path}; mount ${volume.path} /tmp/inner`)
+  await t.rejects(volume.unmap({ timeout: 100 }), { message: /the mount \/tmp\/inner[ ,]/ })
+  sh('umount /tmp/inner')
+  await volume.unmap()
+  sh(`rm ${large}`)
   clean(t)
 })
 
