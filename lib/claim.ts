@@ -125,6 +125,12 @@ export async function readRecords(): Promise<Map<string, MappingRecord>> {
   return records
 }
 
+/** What is claimed, or was when a process was killed, of which the name starts so. */
+export async function claimsOf(prefix: string): Promise<string[]> {
+  const files = await result(native.readFolder(DIRECTORY, SUFFIX), DIRECTORY)
+  return files.map(({ name }) => basename(name, SUFFIX)).filter((name) => name.startsWith(prefix))
+}
+
 /** The record of a file's mapping, if there is one. */
 export async function readRecord(identity: string): Promise<MappingRecord | undefined> {
   const path = recordPath(identity)

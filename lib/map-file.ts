@@ -11,13 +11,13 @@ import {
   resumeDevice,
 } from './device-mapper.js'
 import { readStack } from './device-stack.js'
+import { isNameTaken, makeNamed } from './device-name.js'
 import { DmloopError, isSystemError } from './errors.js'
 import { holdStill, markOf, takeHoldsOff, whileHeld, type Holder } from './guard.js'
 import { LinearDevice } from './linear-device.js'
 import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
-import { deviceNameFor, uuidOf } from './names.js'
-import { isNameTaken } from './open-mapping.js'
+import { checkedName, uuidOf } from './names.js'
 import { expelStalePages } from './page-cache.js'
 import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
 import { drawPlan, fallsBack } from './plan-file.js'
@@ -59,24 +59,24 @@ async function map(request: MapRequest): Promise<MappedDevice> {
   await using files = opened.files
   await using claim = opened.claim
   const [first] = files.list as [BackingFile]
-  const name = deviceNameFor(first.path, request.name)
+  if (request.name !== undefined) checkedName(request.name)
   await clearDevices(files.list, claim, request).catch((error: unknown) => {
     // A guard that a crash has left cannot be taken off through a read-only mount.
     throw isSystemError(error, 'EROFS') ? new DmloopError(unguardableMount(error.path)) : error
   })
   await files.look()
-  // The kernel sees to it for device-mapper; a loop device has no name of its own.
-  if (await isNameTaken(name)) throw nameTaken(name)
-  if (request.backend === 'loop') return await mapLoop(files, claim, name, request, [])
+  // Before anything is done; that it stays free is seen to when the name is given.
+  if (request.name !== undefined && (await isNameTaken(request.name))) throw nameTaken(request.name)
+  if (request.backend === 'loop') return await mapLoop(files, claim, request, [])
   const undo = new Undo()
   try {
-    return await mapLinear(files, claim, name, request, undo)
+    return await mapLinear(files, claim, request, undo)
   } catch (error) {
     if (request.backend === 'linear' || !(error instanceof DmloopError)) throw error
     // Two devices over one file are never the answer.
     if (undo.failed || !fallsBack(error.problems)) throw error
-    log('%s: not linear: %s', name, error.message)
-    return await mapLoop(files, claim, name, request, error.problems)
+    log('%s: not linear: %s', first.path, error.message)
+    return await mapLoop(files, claim, request, error.problems)
   }
 }
 
@@ -84,7 +84,6 @@ async function map(request: MapRequest): Promise<MappedDevice> {
 async function mapLinear(
   files: BackingFiles,
   claim: Claim,
-  name: string,
   request: MapRequest,
   undo: Undo,
 ): Promise<LinearDevice> {
@@ -113,9 +112,12 @@ async function mapLinear(
     plan.assertMappable()
     request.signal?.throwIfAborted()
 
-    const device = await createDevice(name, uuidOf(first.identity), first.path)
-    undo.onFailure(() => removeDevice(device, UNDO))
-    const { uuid, major, minor } = device
+    const device = await makeNamed(first.path, request, async (name) => {
+      const created = await createDevice(name, uuidOf(first.identity), first.path)
+      undo.onFailure(() => removeDevice(created, UNDO))
+      return created
+    })
+    const { name, uuid, major, minor } = device
     const record = newRecord(id, files.list, request, {
       uuid,
       node: { name, major, minor },

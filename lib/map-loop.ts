@@ -11,6 +11,7 @@ import {
   removeDevice,
   resumeDevice,
 } from './device-mapper.js'
+import { makeNamed } from './device-name.js'
 import { isSystemError, verdict, type Problem } from './errors.js'
 import { markOf } from './guard.js'
 import { createLoop, removeLoop, type Announce, type Loop } from './loop.js'
@@ -31,7 +32,6 @@ import { Undo } from './undo.js'
 export async function mapLoop(
   files: BackingFiles,
   claim: Claim,
-  name: string,
   request: MapRequest,
   fallback: readonly Problem[],
 ): Promise<LoopDevice> {
@@ -42,7 +42,7 @@ export async function mapLoop(
   const undo = new Undo()
   try {
     undo.onFailure(() => claim.clear())
-    const work = { files, claim, name, request, plan, range, undo }
+    const work = { files, claim, request, plan, range, undo }
     const device = range.slices.length === 1 ? await showOne(work) : await showJoined(work)
     // Only now: of two processes at once at least one sees the device of the other.
     for (const file of files.list) await assertUnmapped(file)
@@ -57,12 +57,13 @@ export async function mapLoop(
 interface Work {
   files: BackingFiles
   claim: Claim
-  name: string
   request: MapRequest
   plan: Plan
   range: Range
   undo: Undo
 }
+
+const firstPath = ({ files }: Work): string => files.list[0]?.path ?? ''
 
 const uuidFor = ({ files }: Work): string => uuidOf(files.list[0]?.identity ?? '')
 
@@ -84,21 +85,24 @@ const recordFor = (work: Work, node: DeviceNode, loops: MappingRecord['loops']):
 
 /** A loop device that is the mapping. The record comes first: what it speaks of, a crash leaves or not. */
 async function showOne(work: Work): Promise<LoopDevice> {
-  const { claim, name, plan, range, undo } = work
+  const { claim, request, plan, range, undo } = work
   const [slice] = range.slices as [FileSlice]
   let record: MappingRecord | undefined
   const uuid = uuidFor(work)
-  const loop = await showSlice(work, slice, uuid, async ({ number, device }) => {
-    record = recordFor(work, { name, ...device }, [{ number, name: uuid }])
-    await claim.write(record)
+  const loop = await makeNamed(firstPath(work), request, async (name) => {
+    const made = await showSlice(work, slice, uuid, async ({ number, device }) => {
+      record = recordFor(work, { name, ...device }, [{ number, name: uuid }])
+      await claim.write(record)
+    })
+    undo.onFailure(() => removeLoop(made, UNDO))
+    return made
   })
-  undo.onFailure(() => removeLoop(loop, UNDO))
   return new LoopDevice({ loops: [loop], top: undefined }, record, plan.size)
 }
 
 /** A loop device for each file, and a device that lays them end to end. */
 async function showJoined(work: Work): Promise<LoopDevice> {
-  const { claim, name, plan, range, request, undo } = work
+  const { claim, plan, range, request, undo } = work
   await assertDeviceMapper()
   const loops: Loop[] = []
   for (const slice of range.slices) {
@@ -106,9 +110,13 @@ async function showJoined(work: Work): Promise<LoopDevice> {
     undo.onFailure(() => removeLoop(loop, UNDO))
     loops.push(loop)
   }
-  const device = await createDevice(name, uuidFor(work), work.files.list[0]?.path ?? name)
-  undo.onFailure(() => removeDevice(device, UNDO))
-  const { major, minor } = device
+  const file = firstPath(work)
+  const device = await makeNamed(file, request, async (name) => {
+    const created = await createDevice(name, uuidFor(work), file)
+    undo.onFailure(() => removeDevice(created, UNDO))
+    return created
+  })
+  const { name, major, minor } = device
   const record = recordFor(work, { name, major, minor }, loops)
   await claim.write(record)
   await loadTable(device, joiningTable(loops), request.readOnly)

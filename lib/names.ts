@@ -48,11 +48,25 @@ export const wrapUuidOf = (device: string): string => WRAP_PREFIX + device.repla
 export const wrappedBy = (uuid: string): string | undefined =>
   uuid.startsWith(WRAP_PREFIX) ? uuid.slice(WRAP_PREFIX.length).replace('-', ':') : undefined
 
-/** The name asked for, if it can be one; otherwise the file's, with what udev would mangle made `_`. */
-export function deviceNameFor(file: string, asked: string | undefined): string {
-  const name = asked ?? basename(file).replace(UNSAFE_CHARACTER, '_').slice(0, LONGEST)
-  if (!SAFE_NAME.test(name) || name.length > LONGEST || RESERVED.has(name)) {
-    throw verdict('DMLOOP_NAME_INVALID', {}, `“${name}” is not a name for a device`)
+const isDeviceName = (name: string): boolean =>
+  SAFE_NAME.test(name) && name.length <= LONGEST && !RESERVED.has(name)
+
+/** A name that was asked for; DMLOOP_NAME_INVALID if a device cannot have it. */
+export function checkedName(name: string): string {
+  if (isDeviceName(name)) return name
+  throw verdict('DMLOOP_NAME_INVALID', {}, `“${name}” is not a name for a device`)
+}
+
+/**
+ * Names for a device of a file: the file's own, with what udev would mangle made `_`, then the same with
+ * numbers (image, image-1, ...), without end.
+ */
+export function* namesAfter(file: string): Generator<string, never> {
+  const base = basename(file).replace(UNSAFE_CHARACTER, '_')
+  const first = base.slice(0, LONGEST)
+  if (isDeviceName(first)) yield first
+  for (let number = 1; ; number++) {
+    const suffix = `-${number}`
+    yield base.slice(0, LONGEST - suffix.length) + suffix
   }
-  return name
 }

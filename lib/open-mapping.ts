@@ -1,7 +1,8 @@
 import { BackingFile } from './backing-file.js'
-import { readRecord, readRecords, type MappingRecord } from './claim.js'
+import { readRecord, type MappingRecord } from './claim.js'
 import { withDeadline } from './deadline.js'
 import { findDevice, listDevices } from './device-mapper.js'
+import { loopNamed, sweepNames } from './device-name.js'
 import { verdict } from './errors.js'
 import { LinearDevice } from './linear-device.js'
 import { LoopDevice } from './loop-device.js'
@@ -11,7 +12,7 @@ import { identityOf, uuidOf, wrappedBy } from './names.js'
 import type { DmDevice } from './native.js'
 import { pathOf, PATIENCE } from './options.js'
 import { identify } from './path.js'
-import { deviceOf, loopOf, sweep } from './remains.js'
+import { deviceOf, sweep } from './remains.js'
 import { deviceName, kernelName } from './sysfs.js'
 import { WrappedDevice } from './wrap-device.js'
 
@@ -37,19 +38,6 @@ async function mappingNamed(name: string): Promise<MappedDevice | undefined> {
   const loop = await loopNamed(name)
   return loop && (await LoopDevice.of(loop))
 }
-
-/** The loop device that is a mapping of that name by itself: only its record has it. */
-async function loopNamed(name: string): Promise<Loop | undefined> {
-  for (const record of (await readRecords()).values()) {
-    const loop = record.node.name === name ? await loopOf(record) : undefined
-    if (loop) return loop
-  }
-  return undefined
-}
-
-/** Whether a device-mapper device or a mapping has a name. */
-export const isNameTaken = async (name: string): Promise<boolean> =>
-  (await findDevice({ name })) !== undefined || (await loopNamed(name)) !== undefined
 
 async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   const found = await identify(path)
@@ -95,6 +83,7 @@ export async function listMappings(): Promise<MappedDevice[]> {
 
 async function findMappings(): Promise<MappedDevice[]> {
   await sweep()
+  await sweepNames()
   const mappings = [
     ...(await Promise.all((await listDevices()).map(ofDevice))),
     ...(await Promise.all((await listLoops()).map(ofLoop))),

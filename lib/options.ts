@@ -34,7 +34,10 @@ export interface PlanOptions {
 }
 
 export interface MapOptions extends PlanOptions {
-  /** The device-mapper name; default: the file's name, other characters than udev's made `_`. */
+  /**
+   * The device-mapper name; default: the file's name, other characters than udev's made `_`, and with a number
+   * behind where that is taken (image-1).
+   */
   name?: string
   /**
    * What udev does with the device. With `true` (default), all that it does with a disk: links by UUID

@@ -18,7 +18,7 @@ import { isReadOnly } from './device-stack.js'
 import { invalidValue, isSystemError, problem, verdict, type Problem } from './errors.js'
 import { holdersOf } from './holders.js'
 import { MappedDevice } from './mapped-device.js'
-import { deviceNameFor, wrappedBy, wrapUuidOf } from './names.js'
+import { checkedName, wrappedBy, wrapUuidOf } from './names.js'
 import type { DmDevice } from './native.js'
 import {
   DEFAULT_TIMEOUT,
@@ -110,7 +110,7 @@ export class WrappedDevice extends MappedDevice {
  */
 export async function wrapDevice(blockDevice: string, options: WrapOptions): Promise<MappedDevice> {
   const { path, name: asked, udevScan } = parseWrapOptions(blockDevice, options)
-  const name = deviceNameFor(path, asked)
+  const name = checkedName(asked)
   return await withDeadline(
     PATIENCE,
     () => wrap(path, name, udevScan),

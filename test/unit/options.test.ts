@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import t from 'tap'
 import { mapFile, openMapping, planFile, type DmloopError, type MapOptions } from 'dmloop'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
-import { deviceNameFor, identityOf, uuidOf } from '#lib/names.js'
+import { checkedName, identityOf, namesAfter, uuidOf } from '#lib/names.js'
 
 const TYPE = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE' }
 const VALUE = { name: 'TypeError', code: 'ERR_INVALID_ARG_VALUE' }
@@ -89,14 +89,24 @@ await t.test('defaults', (t) => {
 
 await t.test('names', (t) => {
   const INVALID = { code: 'DMLOOP_NAME_INVALID' }
-  t.equal(deviceNameFor('/a/disk.img', undefined), 'disk.img')
-  t.equal(deviceNameFor('/a/my disk (1).img', undefined), 'my_disk__1_.img')
-  t.equal(deviceNameFor(`/a/${'n'.repeat(200)}`, undefined).length, 127)
-  t.equal(deviceNameFor('/a/disk.img', 'A-z0#+-.:=@_'), 'A-z0#+-.:=@_')
+  t.equal(checkedName('A-z0#+-.:=@_'), 'A-z0#+-.:=@_')
   for (const name of ['', '.', '..', 'control', 'a/b', 'a b', 'ä', 'n'.repeat(128), 'a\n']) {
-    t.throws(() => deviceNameFor('/a/x', name), INVALID, JSON.stringify(name))
+    t.throws(() => checkedName(name), INVALID, JSON.stringify(name))
   }
-  t.throws(() => deviceNameFor('/a/control', undefined), INVALID)
+  const long = 'n'.repeat(200)
+  for (const [file, ...expected] of [
+    ['disk.img', 'disk.img', 'disk.img-1', 'disk.img-2'],
+    ['my disk (1).img', 'my_disk__1_.img', 'my_disk__1_.img-1', 'my_disk__1_.img-2'],
+    ['control', 'control-1', 'control-2', 'control-3'],
+    ['...', '...', '...-1', '...-2'],
+    ['äöü', '___', '___-1', '___-2'],
+    [long, long.slice(0, 127), `${long.slice(0, 125)}-1`, `${long.slice(0, 125)}-2`],
+  ] as const) {
+    const names = namesAfter(`/a/${file}`)
+    const found = expected.map(() => names.next().value)
+    t.strictSame(found, expected, file)
+    for (const name of found) t.equal(checkedName(name), name)
+  }
   t.equal(identityOf(uuidOf('8-1-12')), '8-1-12')
   t.equal(identityOf('LVM-abc'), undefined)
   t.end()

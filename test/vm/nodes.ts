@@ -198,6 +198,60 @@ await t.test('one file, one mapping', async (t) => {
   clean(t)
 })
 
+await t.test('names that are taken are followed by numbers', async (t) => {
+  const long = 'n'.repeat(130)
+  const folders = ['one', 'two', 'three']
+  for (const folder of folders) {
+    sh(`mkdir ${host.path}/${folder}`)
+    for (const name of ['image', 'control', '( )', long]) {
+      randomFile(`${host.path}/${folder}/${name.replace(/[( )]/g, '\\$&')}`, 65536)
+    }
+  }
+  for (const [file, ...names] of [
+    ['image', 'image', 'image-1', 'image-2'],
+    ['control', 'control-1', 'control-2', 'control-3'],
+    ['( )', '___', '___-1', '___-2'],
+    [long, long.slice(0, 127), `${long.slice(0, 125)}-1`, `${long.slice(0, 125)}-2`],
+  ] as const) {
+    for (const backend of ['linear', 'loop'] as const) {
+      const paths = folders.map((folder) => `${host.path}/${folder}/${file}`)
+      const devices = await Promise.all(paths.map((path) => mapFile(path, { backend })))
+      t.strictSame(devices.map(({ name }) => name).sort(), [...names].sort(), `${file}, ${backend}`)
+      for (const device of devices) {
+        t.ok(readable(device.path))
+        t.match(await openMapping(device.name), { uuid: device.uuid, path: device.path })
+        await device.unmap()
+      }
+    }
+    // Each kind gets out of the other's way.
+    const one = await mapFile(`${host.path}/one/${file}`, { backend: 'loop' })
+    const two = await mapFile(`${host.path}/two/${file}`)
+    const three = await mapFile(`${host.path}/three/${file}`, { backend: 'loop' })
+    t.strictSame([one.name, two.name, three.name], names)
+    for (const device of [two, one, three]) await device.unmap()
+  }
+  clean(t)
+
+  for (let round = 0; round < 3; round++) {
+    for (const verb of ['map', 'map-loop']) {
+      const outcomes = await Promise.all(
+        folders.map((folder) => peer(verb, `${host.path}/${folder}/image`)),
+      )
+      t.notMatch(outcomes.join(), /DMLOOP_/, `${verb}: three processes at once`)
+      const names = (await listMappings()).map(({ name }) => name)
+      t.strictSame(names, ['image', 'image-1', 'image-2'])
+      for (const mapping of await listMappings()) await mapping.unmap()
+    }
+  }
+  const device = await mapFile(`${host.path}/one/image`)
+  await t.rejects(mapFile(`${host.path}/two/image`, { name: 'image' }), {
+    code: 'DMLOOP_NAME_TAKEN',
+  })
+  await device.unmap()
+  sh(`rm -r ${folders.map((folder) => `${host.path}/${folder}`).join(' ')}`)
+  clean(t)
+})
+
 await t.test('any process can find and unmap it', async (t) => {
   t.equal(await peer('map', file, 'theirs'), 'mapped /dev/mapper/theirs')
   const number = statSync('/dev/mapper/theirs').rdev & 0xff

@@ -1,6 +1,6 @@
-// Another process for tests to meet: peer.js map FILE NAME | unmap NAME |
-// map-and-defer FILE NAME | extend NAME | loop FILE NAME | plan FILE | cookie | cookies; map-as-nobody and plan-as-nobody give
-// root up first.
+// Another process for tests to meet: peer.js map FILE [NAME] | map-loop FILE | unmap NAME |
+// map-and-defer FILE NAME | extend NAME | loop FILE NAME | plan FILE | cookie | cookies; map-as-nobody and
+// plan-as-nobody give root up first.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { openSync } from 'node:fs'
@@ -21,7 +21,9 @@ try {
   if (verb === 'plan-as-nobody' || verb === 'plan') {
     console.log(JSON.stringify(await planFile(first)))
   } else if (verb === 'map' || verb === 'map-as-nobody') {
-    console.log(`mapped ${(await mapFile(first, { name })).path}`)
+    console.log(`mapped ${(await mapFile(first, name === '' ? {} : { name })).path}`)
+  } else if (verb === 'map-loop') {
+    console.log(`mapped ${(await mapFile(first, { backend: 'loop' })).path}`)
   } else if (verb === 'map-and-defer') {
     const device = await mapFile(first, { name })
     // Somebody else has it open for a little longer than this process lives.
