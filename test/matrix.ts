@@ -101,14 +101,14 @@ export const MATRIX: readonly Row[] = [
     readOnly: 'mapped',
   },
   {
-    file: 'through a read-only bind mount of ext4',
+    file: 'through a read-only bind mount',
     host: 'a read-only bind mount of ext4',
     make: THERE,
     writable: 'DMLOOP_READ_ONLY',
     readOnly: 'DMLOOP_UNGUARDABLE',
   },
   {
-    file: "through a read-only bind mount of ext4, with guard: 'none'",
+    file: "through a read-only bind mount, guard: 'none'",
     host: 'a read-only bind mount of ext4',
     make: THERE,
     options: { guard: 'none' },
