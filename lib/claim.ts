@@ -61,15 +61,7 @@ export const newRecord = (
   }: Pick<MappingRecord, 'offset' | 'readOnly' | 'holes' | 'udevScan'>,
   device: Pick<
     MappingRecord,
-    | 'uuid'
-    | 'node'
-    | 'length'
-    | 'guard'
-    | 'marked'
-    | 'backend'
-    | 'blockSize'
-    | 'loops'
-    | 'fallback'
+    'uuid' | 'node' | 'length' | 'guard' | 'marked' | 'backend' | 'blockSize' | 'loops' | 'fallback'
   >,
 ): MappingRecord => ({
   id,

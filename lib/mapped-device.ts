@@ -169,9 +169,7 @@ export abstract class MappedDevice implements AsyncDisposable {
   async unmap(options?: UnmapOptions): Promise<void> {
     const request = parseUnmapOptions(options)
     // One at a time: a second call waits for the first, and goes on where that one has stopped.
-    const attempt = this.#removal.then(() =>
-      withDeadline(request, () => this.#remove(request)),
-    )
+    const attempt = this.#removal.then(() => withDeadline(request, () => this.#remove(request)))
     this.#removal = attempt.catch(() => undefined)
     await attempt
   }

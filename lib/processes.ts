@@ -23,9 +23,7 @@ export async function processesThat(does: (pid: string) => Promise<boolean>): Pr
 }
 
 /** Everything that a process has open; nothing where this process may not look. */
-export async function* openFilesOf(
-  pid: string,
-): AsyncIterable<PathFacts & { descriptor: string }> {
+export async function* openFilesOf(pid: string): AsyncIterable<PathFacts & { descriptor: string }> {
   for (const descriptor of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
     const facts = await identify(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)
     if (facts) yield { descriptor, ...facts }
