@@ -117,5 +117,5 @@ await t.test('the stack leads to the caller', async (t) => {
     await planFile('/nothing/at/all')
   }
   const error = (await theCaller().catch((error: unknown) => error)) as DmloopError
-  t.match(error, { code: 'ENOENT', syscall: 'realpath', path: '/nothing/at/all' })
+  t.match(error, { code: 'ENOENT', syscall: 'open', path: '/nothing/at/all' })
 })
