@@ -21,6 +21,18 @@ export interface Problem extends FileRange {
   blocks: 'linear' | 'all'
 }
 
+/** Frames: ten, which Node takes, do not reach from the depth of a walk to whoever has called it. */
+const STACK_DEPTH = 40
+
+/** Takes an error's stack anew, so deep that it leads to the caller. */
+function deepen<T extends Error>(error: T): T {
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = STACK_DEPTH
+  Error.captureStackTrace(error, deepen)
+  Error.stackTraceLimit = stackTraceLimit
+  return error
+}
+
 /** A verdict of the library's own: `code` is one of the `DMLOOP_*` codes. */
 export class DmloopError extends Error implements FileRange {
   readonly code: DmloopCode
@@ -40,6 +52,7 @@ export class DmloopError extends Error implements FileRange {
     this.offset = problem.offset
     this.length = problem.length
     this.problems = problems
+    deepen(this)
   }
 }
 
@@ -95,7 +108,7 @@ export function systemError(
   const code = errorName(errno)
   const message = `${code}: ${syscall}${path === undefined ? '' : ` '${path}'`}`
   return Object.assign(
-    new Error(message),
+    deepen(new Error(message)),
     { code, errno, syscall },
     path === undefined ? {} : { path },
   )

@@ -119,3 +119,11 @@ await t.test('the stack leads to the caller', async (t) => {
   const error = (await theCaller().catch((error: unknown) => error)) as DmloopError
   t.match(error, { code: 'ENOENT', syscall: 'open', path: '/nothing/at/all' })
 })
+
+await t.test('also from the depth of a walk', async (t) => {
+  async function theCaller(): Promise<void> {
+    await mapFile('/nothing/at/all', { backend: 'loop' })
+  }
+  const error = (await theCaller().catch((error: unknown) => error)) as Error
+  t.match(error, { code: 'ENOENT', stack: /theCaller/ })
+})
