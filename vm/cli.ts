@@ -7,6 +7,7 @@ const USAGE = `Runs a command as root in a throwaway kernel that has device-mapp
   npm run vm -- [OPTION ...] COMMAND [ARG ...]
 
   --smp=N           Debian's kernel with N processors, emulated by qemu (User-Mode Linux, with one)
+  --kernel=VERSION  Debian's kernel of that version, as 6.12 (${GUEST_DEFAULTS.kernel}), with --smp=1 unless told
   --memory=SIZE     the guest's memory (${GUEST_DEFAULTS.memory})
   --disk=MIB        the size of each of /dev/ram0 and /dev/ram1 (${GUEST_DEFAULTS.disk})
   --udev            run systemd-udevd with the distribution's rules
@@ -37,7 +38,8 @@ try {
   options = parseArgs({
     args: argv.slice(0, split),
     options: {
-      smp: { type: 'string', default: String(GUEST_DEFAULTS.smp) },
+      smp: { type: 'string' },
+      kernel: { type: 'string' },
       memory: { type: 'string', default: GUEST_DEFAULTS.memory },
       disk: { type: 'string', default: String(GUEST_DEFAULTS.disk) },
       udev: { type: 'boolean', default: false },
@@ -54,11 +56,20 @@ if (options.help) {
   process.exit(0)
 }
 if (command.length === 0) fail('no command was given')
+if (options.kernel !== undefined && !/^\d+\.\d+$/.test(options.kernel)) {
+  fail(`--kernel takes a version such as 6.12, not '${options.kernel}'`)
+}
+const smp =
+  options.smp === undefined ? Number(options.kernel !== undefined) : wholeNumber(options.smp, 'smp')
+if (options.kernel !== undefined && smp === 0) {
+  fail('--kernel names a kernel for qemu, and --smp=0 is User-Mode Linux')
+}
 
 try {
   process.exitCode = await runInGuest(command, {
     ...GUEST_DEFAULTS,
-    smp: wholeNumber(options.smp, 'smp'),
+    smp,
+    kernel: options.kernel ?? GUEST_DEFAULTS.kernel,
     memory: options.memory,
     disk: wholeNumber(options.disk, 'disk'),
     udev: options.udev,

@@ -29,12 +29,12 @@ interface DebianKernel {
   modules: string
 }
 
-/** The kernel in the cache, which is filled first if need be. */
-export function debianKernel(layer: string | undefined): DebianKernel {
-  const folder = join(cacheFolder(), 'debian-kernel')
+/** The newest kernel of a version such as 6.1 in the cache, which is filled first if need be. */
+export function debianKernel(version: string, layer: string | undefined): DebianKernel {
+  const folder = join(cacheFolder(), `debian-kernel-${version}`)
   if (!existsSync(folder)) {
-    console.error(`unpacking Debian's kernel into ${folder}`)
-    made(folder, (fresh) => unpackKernel(fresh, layer))
+    console.error(`unpacking Debian's kernel ${version} into ${folder}`)
+    made(folder, (fresh) => unpackKernel(version, fresh, layer))
   }
   // Another init makes another initramfs, and leaves alone what is in use.
   const hash = createHash('sha256').update(readFileSync(INITRAMFS_INIT)).digest('hex').slice(0, 16)
@@ -64,12 +64,35 @@ function made(folder: string, make: (fresh: string) => void): void {
 /** The kernel's version: the package has modules of just one. */
 const release = (folder: string): string => readdirSync(join(folder, 'lib/modules'))[0] ?? ''
 
-function unpackKernel(fresh: string, layer: string | undefined): void {
-  unpackAlone(['busybox-static'], 'linux-image-amd64', fresh)
+/** A kernel's package and version: linux-image-6.12.9+deb12-amd64 is a 6.12. Not -cloud, not -rt. */
+const IMAGE = /^linux-image-(\d+\.\d+)\.\d+[-+][a-z]*\d+-amd64$/
+
+/** The package with the newest kernel of a version, of all packages there are. */
+function newestImage(version: string, packages: string[]): string {
+  const images = packages.flatMap((name) => {
+    const of = IMAGE.exec(name)?.[1]
+    return of === undefined ? [] : [{ name, version: of }]
+  })
+  const compare = new Intl.Collator('en', { numeric: true }).compare
+  const newest = images
+    .filter((image) => image.version === version)
+    .map(({ name }) => name)
+    .sort(compare)
+    .at(-1)
+  if (newest !== undefined) return newest
+  const versions = [...new Set(images.map((image) => image.version))].sort(compare)
+  throw new Error(`apt has no kernel ${version}; it has ${versions.join(', ') || 'none'}`)
+}
+
+function unpackKernel(version: string, fresh: string, layer: string | undefined): void {
+  unpackAlone(fresh, (search) => [newestImage(version, search('^linux-image-')), 'busybox-static'])
   unpackImage(fresh, layer)
   // Which module needs which is found out when the package is installed, which it never is here.
   run([...kmod('depmod', fresh, layer), '-b', fresh, release(fresh)])
 }
+
+/** How what zstd has made begins. */
+const ZSTD_MAGIC = 0xfd2fb528
 
 /**
  * Decompresses the kernel in the package's image, which could do so itself, but on an emulated
@@ -81,7 +104,8 @@ function unpackImage(folder: string, layer: string | undefined): void {
   const start = (image.readUInt8(0x1f1) + 1) * 512 + image.readUInt32LE(0x248)
   // After what is compressed come four bytes with its size.
   const payload = image.subarray(start, start + image.readUInt32LE(0x24c) - 4)
-  const vmlinux = output([...programCommand('xz', layer), '-dc'], payload)
+  const program = payload.readUInt32LE(0) === ZSTD_MAGIC ? 'zstd' : 'xz'
+  const vmlinux = output([...programCommand(program, layer), '-dc'], payload)
   writeFileSync(join(folder, 'vmlinux'), vmlinux)
 }
 
@@ -94,7 +118,13 @@ function packInitramfs(folder: string, fresh: string, layer: string | undefined)
   copyFileSync(busybox, join(root, 'bin/busybox'))
   for (const [index, module] of firstModules(folder, fresh, layer).entries()) {
     const position = String(index).padStart(2, '0')
-    copyFileSync(module, join(root, 'modules', `${position}-${basename(module)}`))
+    const target = join(root, 'modules', `${position}-${basename(module, '.xz')}`)
+    // The busybox of the initramfs loads none that is compressed.
+    if (module.endsWith('.xz')) {
+      writeFileSync(target, output([...programCommand('xz', layer), '-dc', module]))
+    } else {
+      copyFileSync(module, target)
+    }
   }
   run(['sh', '-ec', 'find . | "$0" cpio -o -H newc >"$1"', busybox, join(fresh, 'cpio')], root)
   rmSync(root, { recursive: true })
@@ -104,7 +134,7 @@ function packInitramfs(folder: string, fresh: string, layer: string | undefined)
 function firstModules(folder: string, fresh: string, layer: string | undefined): string[] {
   const modprobe = [...kmod('modprobe', fresh, layer), '-d', folder, '-S', release(folder)]
   const insmods = output([...modprobe, '--show-depends', '--all', ...FIRST_MODULES]).toString()
-  const paths = [...insmods.matchAll(/^insmod (.*\.ko)/gm)].map(([_, path = '']) => path)
+  const paths = [...insmods.matchAll(/^insmod (.*\.ko(?:\.xz)?)/gm)].map(([_, path = '']) => path)
   return [...new Set(paths)]
 }
 

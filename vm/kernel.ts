@@ -18,6 +18,8 @@ import { uml } from './uml.js'
 export interface GuestOptions {
   /** The number of processors, under qemu; 0: User-Mode Linux, which has one. */
   smp: number
+  /** The version of Debian's kernel under qemu, as in 6.1. */
+  kernel: string
   /** The guest's memory, as in 512M or 2G. */
   memory: string
   /** The size of each of the two ram disks, in MiB. */
@@ -34,6 +36,7 @@ export interface GuestOptions {
 
 export const GUEST_DEFAULTS: GuestOptions = {
   smp: 0,
+  kernel: '6.1',
   memory: '2G',
   disk: 256,
   udev: false,
@@ -67,7 +70,7 @@ export interface Kernel {
 const TIMED_OUT = 124
 const GUEST_FAILED = 70
 
-const PASSED_ON = ['DEBUG', 'LANG', 'TERM', 'NO_COLOR', 'FORCE_COLOR', 'COLUMNS']
+const PASSED_ON = ['DMLOOP_SCALE', 'DEBUG', 'LANG', 'TERM', 'NO_COLOR', 'FORCE_COLOR', 'COLUMNS']
 
 const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
 

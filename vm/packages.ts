@@ -127,19 +127,23 @@ function unpack(packages: string[], layer: string): void {
 }
 
 /**
- * Downloads single packages, whatever of them is installed, and unpacks them into `folder`. For a
- * metapackage it takes what it stands for: the first package it depends on.
+ * Downloads single packages, whatever of them is installed, and unpacks them into `folder`. `choose`
+ * names them; it is given what lists the packages whose names match a pattern.
  */
-export function unpackAlone(packages: string[], metapackage: string, folder: string): void {
-  requireApt(`the packages ${[metapackage, ...packages].join(', ')} of Debian`)
+export function unpackAlone(
+  folder: string,
+  choose: (search: (pattern: string) => string[]) => string[],
+): void {
+  requireApt('packages of Debian')
   const own = ownApt(join(folder, 'apt'))
-  // In another language apt-cache says it in other words.
-  const apt = ['env', 'LC_ALL=C', 'apt-cache', ...own]
-  const depends = output([...apt, 'depends', metapackage]).toString()
-  const real = /Depends: (\S+)/.exec(depends)?.[1]
-  if (real === undefined) throw new Error(`there is no package behind ${metapackage}`)
+  const packages = choose((pattern) =>
+    output(['apt-cache', ...own, 'search', '--names-only', pattern])
+      .toString()
+      .split('\n')
+      .map((line) => line.split(' - ')[0] ?? ''),
+  )
   const archives = join(folder, 'apt', 'archives')
-  run(['apt-get', '-q', ...own, 'download', real, ...packages], archives)
+  run(['apt-get', '-q', ...own, 'download', ...packages], archives)
   for (const archive of archivesIn(archives)) extract(archive, folder)
   rmSync(join(folder, 'apt'), { recursive: true })
 }

@@ -26,9 +26,9 @@ const consoleTo = (descriptor: number): string[] => [
 ]
 
 export const qemu: Kernel = {
-  programs: { 'qemu-system-x86_64': 'qemu-system-x86', xz: 'xz-utils' },
+  programs: { 'qemu-system-x86_64': 'qemu-system-x86', xz: 'xz-utils', zstd: 'zstd' },
   command: ({ options, layer, directory, parameters }) => {
-    const kernel = debianKernel(layer)
+    const kernel = debianKernel(options.kernel, layer)
     const commandLine = [
       'console=ttyS0',
       'quiet',

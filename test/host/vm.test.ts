@@ -82,6 +82,22 @@ await t.test('with several processors', async (t) => {
   t.equal((await vm(['--smp=1', 'sh', '-c', 'echo err >&2'])).stderr, 'err\n')
 })
 
+await t.test('with a newer kernel', async (t) => {
+  const modules =
+    'dm-crypt dm-delay dm-thin-pool dm-snapshot dm-raid raid1 xfs f2fs vfat nls_cp437 nls_iso8859-1' +
+    ' nls_ascii btrfs squashfs erofs overlay fuse 9p 9pnet_fd nfsd nfs'
+  const script =
+    `uname -r; nproc; for module in ${modules}; do modprobe "$module" || echo "no $module"; done;` +
+    'dmsetup create x --table "0 8 linear /dev/ram0 16" && dmsetup table x'
+  const { status, stdout } = await vm(['--kernel=6.12', '--disk=48', 'sh', '-c', script])
+  t.equal(status, 0)
+  t.match(stdout, /^6\.12\.\d+\S+\n1\n0 8 linear 1:0 16\n$/)
+  t.match(await vm(['--kernel=6', 'true']), { status: 2, stderr: /takes a version/ })
+  t.match(await vm(['--kernel=6.12', '--smp=0', 'true']), { status: 2, stderr: /for qemu/ })
+  const unknown = await vm(['--kernel=5.99', 'true'])
+  t.match(unknown, { status: 70, stderr: /has no kernel 5\.99; it has .*6\.12/ })
+})
+
 await t.test('a guest that hangs or dies is told from a command that fails', async (t) => {
   t.match(await vm(['--timeout=5', 'sleep', '60']), { status: 124, stderr: /after 5 s/ })
   for (const kind of ['--smp=0', '--smp=2']) {
