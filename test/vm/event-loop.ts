@@ -1,12 +1,12 @@
-// The event loop runs on while a file of 100,000 extents is planned and mapped.
+// The event loop runs on while a file of many extents is planned and mapped.
 import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { mapFile, planFile } from 'dmloop'
-import { fragmentedFile, makeHost, oneSegment } from './lab.js'
+import { fragmentedFile, makeHost, oneSegment, scaled } from './lab.js'
 
-const EXTENTS = 100_000
+const EXTENTS = scaled(100_000)
 /** Milliseconds. */
 const LATEST = 50
 
@@ -82,12 +82,16 @@ const median = (values: number[]): number =>
   values.sort((a, b) => a - b)[Math.floor(values.length / 2)] as number
 const list = (runs: Delay[], what: keyof Delay): string =>
   runs.map((run) => run[what].toFixed(0)).join(', ')
-const kernels = median(delays.dmsetup.map(({ late }) => late))
+/** Where the machine beneath stops a processor, its time runs on, and is the thread's: that shows here too. */
+const others = (what: keyof Delay): number => median(delays.dmsetup.map((run) => run[what]))
 t.comment(`dmsetup in another process: the timer was late by ${list(delays.dmsetup, 'late')} ms`)
 for (const call of ['plan', 'map', 'unmap'] as const) {
-  const limit = call === 'plan' ? LATEST : Math.max(LATEST, kernels)
+  const limit = call === 'plan' ? LATEST : Math.max(LATEST, others('late'))
   const runs = delays[call]
   t.ok(best(runs, 'late') <= limit, `${call}: the timer was late by ${list(runs, 'late')} ms`)
-  t.ok(best(runs, 'busy') <= LATEST, `${call}: the event loop was busy ${list(runs, 'busy')} ms`)
+  t.ok(
+    best(runs, 'busy') <= Math.max(LATEST, others('busy')),
+    `${call}: the event loop was busy ${list(runs, 'busy')} ms`,
+  )
 }
 host.remove()

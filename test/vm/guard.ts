@@ -18,6 +18,7 @@ import {
   oneSegment,
   randomFile,
   randomNumbers,
+  scaled,
   sh,
 } from './lab.js'
 
@@ -177,7 +178,7 @@ await t.test('verify() sees that the guard was taken away', async (t) => {
 })
 
 await t.test('never a stale byte', async (t) => {
-  const ROUNDS = 200
+  const ROUNDS = scaled(200)
   const random = randomNumbers(5)
   const image = `${host.path}/rounds`
   fragmentedFile(image, 256 << 10, 12, 3)

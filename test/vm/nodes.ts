@@ -31,10 +31,12 @@ import {
   makeHost,
   oneSegment,
   randomFile,
+  scaled,
   sh,
+  spread,
 } from './lab.js'
 
-const ROUNDS = 200
+const ROUNDS = scaled(200)
 const host = makeHost('ext4', oneSegment(), { name: 'host' })
 const file = `${host.path}/image`
 randomFile(file, 1 << 20)
@@ -177,7 +179,7 @@ await t.test('one file, one mapping', async (t) => {
   }
   await device.unmap()
 
-  for (let round = 0; round < 5; round++) {
+  for (let round = 0; round < scaled(5); round++) {
     const outcomes = await Promise.all([
       peer('map', file, 'first'),
       peer('map', file, 'second'),
@@ -290,7 +292,7 @@ await t.test('any process can find and unmap it', async (t) => {
 
 await t.test('a process that is killed leaves nothing that is in the way', async (t) => {
   const state = fileState(file)
-  for (const pause of [0, 20, 40, 60, 80, 100, 150, 200]) {
+  for (const pause of spread([0, 20, 40, 60, 80, 100, 150, 200])) {
     const child = spawn(process.execPath, [PEER, 'loop', file, 'victim'], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })

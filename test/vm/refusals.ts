@@ -48,8 +48,9 @@ const REFUSALS: Refusal[] = [
   {
     name: 'unwritten',
     make: (file) => {
-      randomFile(file, 64 << 10)
-      sh(`fallocate -o 64K -l 192K ${file}; sync ${file}`)
+      // All of it at once: what is added later may lie elsewhere, and be another extent.
+      sh(`fallocate -l 256K ${file}
+          dd if=/dev/urandom of=${file} bs=64K count=1 conv=notrunc,fsync status=none`)
     },
     code: 'DMLOOP_UNWRITTEN_EXTENT',
     offset: 65536,

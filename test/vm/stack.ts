@@ -12,12 +12,13 @@ import {
   leftFiles,
   randomFile,
   randomNumbers,
+  scaled,
   sh,
 } from './lab.js'
 import { roundTrip } from './round-trip.js'
 
 const random = randomNumbers(4)
-const FILES = 7
+const FILES = scaled(7, 3)
 /** MiB: the least that mkfs.xfs takes is 300. */
 const SIZE = 320
 
