@@ -163,9 +163,12 @@ async function setHold({ fd, path }: BackingFile, hold: Hold): Promise<void> {
   try {
     await result(native.setPinned(fd, true), path)
   } catch (error) {
-    // mode=lfs; moved too often; compressed; on a zoned device (f2fs_ioc_set_pin_file, fs/f2fs/file.c).
+    // mode=lfs; moved too often; compressed; with blocks already, which matters on a zoned device and, in
+    // 6.12, on every other too (f2fs_ioc_set_pin_file, fs/f2fs/file.c).
     if (!isSystemError(error, 'EINVAL', 'EAGAIN', 'EOPNOTSUPP', 'EFBIG')) throw error
-    throw verdict('DMLOOP_NOT_PINNED', { file: path }, `cannot be pinned: ${error.message}`)
+    const late = 'has blocks already, and is pinned by this f2fs only before it has any'
+    const detail = error.code === 'EFBIG' ? late : 'cannot be pinned'
+    throw verdict('DMLOOP_NOT_PINNED', { file: path }, `${detail}: ${error.message}`)
   }
 }
 

@@ -77,6 +77,7 @@ const GUESTS: Guest[] = [
   { test: 'errors', options: ['--udev', '--disk=400'] },
   { test: 'look-only', options: ['--disk=100'] },
   { test: 'native', options: ['--udev', '--disk=100'] },
+  { test: 'newer-kernel', options: ['--disk=400', '--modules=f2fs'], on: ['6.12'] },
 ]
 
 /** Seconds: several times what the slowest takes. */
