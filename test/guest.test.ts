@@ -51,7 +51,12 @@ const GUESTS: Guest[] = [
   { test: 'guard', args: ['f2fs'], options: ['--disk=400', '--modules=f2fs'], on: PINS_ANY_FILE },
   { test: 'identity', args: ['ext4'], options: ['--disk=100'] },
   { test: 'identity', args: ['xfs'], options: ['--disk=400'] },
-  { test: 'identity', args: ['f2fs'], options: ['--disk=100', '--modules=f2fs'], on: PINS_ANY_FILE },
+  {
+    test: 'identity',
+    args: ['f2fs'],
+    options: ['--disk=100', '--modules=f2fs'],
+    on: PINS_ANY_FILE,
+  },
   { test: 'stale', args: ['ext4'], options: ['--disk=400'] },
   { test: 'stale', args: ['xfs'], options: ['--disk=400'] },
   { test: 'stale', args: ['f2fs'], options: ['--disk=400', '--modules=f2fs'], on: PINS_ANY_FILE },
