@@ -37,6 +37,7 @@ function build(sanitizer) {
     'dist',
     'test',
     'docs',
+    'vm',
     'bench',
     'out/bench',
     'out/test',
