@@ -6,6 +6,7 @@ import { assertDeviceMapper } from './device-mapper.js'
 import { levelsOver, readStack, sameStack, type DeviceStack } from './device-stack.js'
 import { DmloopError, exactOrTooLarge, problem, verdict, type Problem } from './errors.js'
 import { ExtentTable } from './extents.js'
+import { needed } from './guard.js'
 import { computed, native, result, type ExtentFacts } from './native.js'
 import { parsePlanOptions, PATIENCE, type PlanOptions, type PlanRequest } from './options.js'
 import { Plan, type PlannedFile } from './plan.js'
@@ -174,6 +175,7 @@ const plannedFile = (file: BackingFile): PlannedFile => ({
   filesystem: file.filesystem.name,
   device: file.device,
   blockSize: file.blockSize,
+  guard: needed(file, 'immutable').includes('immutable') ? 'immutable' : 'none',
 })
 
 /** The plan for a part of one file. */

@@ -16,6 +16,11 @@ export interface PlannedFile {
   device: string
   /** The device's logical block size, in bytes. */
   blockSize: number
+  /**
+   * What a guard can hold the file still with: `'none'` on a filesystem that has no immutable flag, and on one
+   * that is mounted read-only as a whole, where nothing moves until it is remounted; see `verify`.
+   */
+  guard: 'immutable' | 'none'
 }
 
 export interface PlanParts {

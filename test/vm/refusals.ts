@@ -1,4 +1,5 @@
 // What must not be mapped is refused with its own code, range and remedy, and stays as it was.
+import { closeSync, openSync } from 'node:fs'
 import t from 'tap'
 import { DmloopError, mapFile, planFile, type DmloopCode, type MapOptions } from 'dmloop'
 import {
@@ -270,6 +271,15 @@ await t.test('filesystems and devices', async (t) => {
   t.strictSame(await code('/tmp/plain/image'), ['DMLOOP_READ_ONLY'], 'mounted read-only')
   await using reader = await mapFile('/tmp/plain/image', { readOnly: true })
   t.equal(await sha256(reader.path, 65536), await sha256('/tmp/plain/image', 65536))
+  // It has no guard, for nothing moves there: until it is remounted.
+  t.match((await planFile('/tmp/plain/image', { readOnly: true })).files, [{ guard: 'none' }])
+  t.strictSame(await reader.verify(), { ok: true, problems: [] })
+  sh('mount -o remount,rw /tmp/plain')
+  t.match((await planFile('/tmp/plain/image')).files, [{ guard: 'immutable' }])
+  t.match(await reader.verify(), {
+    ok: false,
+    problems: [{ code: 'DMLOOP_UNGUARDABLE', message: /read-only when it was mapped/ }],
+  })
   await reader.unmap()
   sh('umount /tmp/plain; dmsetup remove --retry top')
   sh(
@@ -277,6 +287,24 @@ await t.test('filesystems and devices', async (t) => {
   )
   t.match(await code('/tmp/plain/image'), ['DMLOOP_READ_ONLY'], 'a layer is read-only')
   sh('umount /tmp/plain; dmsetup remove --retry top; losetup -d /dev/loop0')
+})
+
+await t.test('a deleted file that is open', async (t) => {
+  const path = `${ext4.path}/deleted`
+  randomFile(path, 65536)
+  const sum = await sha256(path, 65536)
+  const open = openSync(path, 'r')
+  sh(`rm ${path}`)
+  const file = `/proc/${process.pid}/fd/${open}`
+  t.match((await planFile(file)).problems, [{ code: 'DMLOOP_UNGUARDABLE', message: /no name/ }])
+  await t.rejects(mapFile(file), { code: 'DMLOOP_UNGUARDABLE' })
+  await t.rejects(mapFile(file, { guard: 'none' }), { code: 'DMLOOP_UNGUARDABLE' })
+  const device = await mapFile(file, { backend: 'auto', readOnly: true })
+  closeSync(open)
+  t.equal(device.backend, 'loop', 'a loop device holds it')
+  t.equal(await sha256(device.path, 65536), sum)
+  await device.unmap()
+  t.strictSame(leftFiles(), [])
 })
 
 await t.test('a file that is not there, or not readable', async (t) => {
