@@ -96,6 +96,35 @@ await t.test('a writer from before is found', async (t) => {
   t.equal(fileState(file), before)
 })
 
+await t.test('a writer who comes while the flag is being set is found at once', async (t) => {
+  const before = fileState(file)
+  const { dmCreate, setImmutable } = native
+  let writer = 0
+  let devices = 0
+  // It has passed the flag's check, and waits for the lease.
+  native.setImmutable = async (...args) => {
+    if (writer === 0) {
+      const late = spawn('sh', ['-c', `exec sleep 1000 >>${file}`], { stdio: 'ignore' })
+      writer = late.pid ?? 0
+      await sleep(1000)
+    }
+    return await setImmutable(...args)
+  }
+  native.dmCreate = (...args) => {
+    devices++
+    return dmCreate(...args)
+  }
+  try {
+    await t.rejects(mapFile(file), { code: 'DMLOOP_FILE_IN_USE' })
+  } finally {
+    Object.assign(native, { dmCreate, setImmutable })
+    process.kill(writer)
+  }
+  t.equal(devices, 0, 'before any device is made')
+  for (let wait = 0; wait < 100 && fileState(file) !== before; wait++) await sleep(20)
+  t.equal(fileState(file), before)
+})
+
 await t.test('a writer who comes before the device goes live is found', async (t) => {
   const before = fileState(file)
   const { dmCreate, dmResume } = native

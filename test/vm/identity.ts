@@ -380,6 +380,34 @@ await t.test('the mark of another file says nothing', async (t) => {
   sh(`rm ${copy}`)
 })
 
+await t.test('a lock on the file keeps processes apart, whatever their /run', async (t) => {
+  const { file, before } = userFile('locked')
+  const lock = async (): Promise<() => Promise<void>> => {
+    const holder = spawn('flock', [file, 'sh', '-c', 'echo locked; exec sleep 1000'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      detached: true,
+    })
+    await once(holder.stdout, 'data')
+    return async () => {
+      process.kill(-(holder.pid ?? 0), 'SIGKILL')
+      await once(holder, 'exit')
+    }
+  }
+  let unlock = await lock()
+  await t.rejects(mapFile(file, { timeout: 300 }), { code: 'DMLOOP_TIMEOUT' })
+  t.equal(attributes(file), before)
+  await unlock()
+  const device = await mapFile(file)
+  write(device, file)
+  unlock = await lock()
+  await t.rejects(device.unmap({ timeout: 300 }), { code: 'DMLOOP_TIMEOUT', message: /flock/ })
+  t.strictSame(await device.verify(), OK, 'the mapping is whole')
+  await unlock()
+  await device.unmap()
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
+
 await t.test('a mark that nobody can read is no error', async (t) => {
   const file = `${host.path}/marked`
   randomFile(file, SIZE)

@@ -60,6 +60,45 @@ await t.test('what a device grows by is looked at as well', async (t) => {
   first.remove()
 })
 
+await t.test('what changes while it is being mapped is found before it goes live', async (t) => {
+  const host = makeHost('ext4', '0 131072 linear 1:1 0\n', { name: 'volume' })
+  const file = `${host.path}/image`
+  const { dmLoad, dmStack } = native
+  const CHANGED = { code: 'DMLOOP_FILE_CHANGED', message: /while it was being mapped/ }
+  const options = { guard: 'none', verify: 'none' } as const
+  try {
+    // The file's blocks, after they were read and loaded.
+    randomFile(file, 1 << 20)
+    native.dmLoad = async (...args) => {
+      const loaded = await dmLoad(...args)
+      sh(`fallocate -c -o 64K -l 8K ${file}; head -c 8K /dev/urandom >>${file}; sync ${file}`)
+      return loaded
+    }
+    await t.rejects(mapFile(file, options), CHANGED, 'its extents')
+    native.dmLoad = dmLoad
+
+    // The layers beneath.
+    let loaded = false
+    native.dmLoad = async (...args) => {
+      loaded = true
+      return await dmLoad(...args)
+    }
+    native.dmStack = async (device) => {
+      const answer = await dmStack(device)
+      for (const { rows } of loaded && 'value' in answer ? answer.value : []) {
+        rows[3] = (rows[3] as number) + 8
+      }
+      return answer
+    }
+    await t.rejects(mapFile(file, options), CHANGED, 'the devices beneath')
+  } finally {
+    Object.assign(native, { dmLoad, dmStack })
+  }
+  t.equal(sh('dmsetup ls').trim().split('\n').length, 1, 'no device is left')
+  await (await mapFile(file, options)).unmap()
+  host.remove()
+})
+
 await t.test('a filesystem that lies is caught by the content', async (t) => {
   const table = '0 131072 linear 1:0 0\n'
   const liar = makeHost('ext4', table, { name: 'liar' })
