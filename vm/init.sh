@@ -50,13 +50,19 @@ fi
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs tmpfs /dev/shm
 ln -sf /proc/self/fd /dev/fd
 
-mkdir -p /run/vm /run/modules/lib
+mkdir -p /run/vm /run/modules/lib /run/here
 mount_host "$DMLOOP_VM_DIR" /run/vm || stop
+# The project may itself be under what the guest has of its own.
+here=$(cat /run/vm/here)
+mount --bind "$here" /run/here
+mount -t tmpfs tmpfs /tmp
+if ! [ -e "$here" ]; then
+  mkdir -p "$here" && mount --bind /run/here "$here"
+fi
 ln -s "$DMLOOP_VM_KERNEL" /run/modules/lib/modules
 modprobe -d /run/modules -a dm-mod dm-zero loop
 modprobe -d /run/modules brd rd_nr=2 rd_size="$DMLOOP_VM_DISK"

@@ -11,6 +11,7 @@ import {
 } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { ensurePrograms } from './packages.js'
 import { qemu } from './qemu.js'
 import { uml } from './uml.js'
@@ -72,6 +73,8 @@ const GUEST_FAILED = 70
 
 const PASSED_ON = ['DMLOOP_SCALE', 'DEBUG', 'LANG', 'TERM', 'NO_COLOR', 'FORCE_COLOR', 'COLUMNS']
 
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
+
 const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`
 
 function commandScript(command: string[], env: Record<string, string>): string {
@@ -104,6 +107,7 @@ export async function runInGuest(command: string[], options: GuestOptions): Prom
   const log = openSync(kernelLog, 'w')
   try {
     writeFileSync(join(directory, 'command'), commandScript(command, environment(options)))
+    writeFileSync(join(directory, 'here'), PROJECT)
     const init = join(directory, 'init')
     writeFileSync(init, readFileSync(new URL('../../vm/init.sh', import.meta.url)))
     chmodSync(init, 0o755)
