@@ -1,0 +1,286 @@
+// npm run test:mutations [-- WORD ...]: takes each safety step away, in a copy of lib/, and runs the guest test
+// that is meant for it. A test that stays green does not show the step: then this fails. With WORDs, only the
+// steps that have one of them. Not part of `npm test`: it takes about half an hour.
+import { spawn, spawnSync } from 'node:child_process'
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const folder = join(root, 'out', 'mutations')
+
+/** How a test program is run: its arguments, and the guest's options. */
+const guest = (test, args = [], options = []) => ({ test, args, options })
+const EXT4 = guest('guard', ['ext4'], ['--disk=400'])
+const F2FS = guest('guard', ['f2fs'], ['--disk=400', '--modules=f2fs'])
+const IDENTITY = guest('identity', ['ext4'], ['--disk=400'])
+const STALE = guest('stale', ['ext4'], ['--disk=400'])
+const PROOF = guest('proof', [], ['--disk=100'])
+
+/** `from` is in the file once, and `to` stands in its place. */
+const STEPS = [
+  {
+    step: 'the lease that shows that there is no writer',
+    file: 'guard',
+    from: '  await takeLease(file, exclusive)\n',
+    to: '',
+    run: EXT4,
+  },
+  {
+    step: 'whether that lease was still whole',
+    file: 'guard',
+    from: 'if (!(await endLease(file, exclusive))) throw',
+    to: 'if (!(await endLease(file, exclusive)) && false) throw',
+    run: EXT4,
+  },
+  {
+    step: 'the immutable flag',
+    file: 'guard',
+    from: "  if (hold === 'immutable') await result(native.setImmutable(fd, true), path)\n",
+    to: "  if (hold === 'immutable') return\n",
+    run: EXT4,
+  },
+  {
+    step: 'the lease right before the device goes live',
+    file: 'guard',
+    from: '  await takeLease(file, false)\n  let value',
+    to: '  let value',
+    run: EXT4,
+  },
+  {
+    step: 'whether that lease was still whole when it did',
+    file: 'guard',
+    from: 'if (!(await endLease(file, false))) throw',
+    to: 'if (!(await endLease(file, false)) && false) throw',
+    run: EXT4,
+  },
+  {
+    step: 'that a guard comes off when a mapping fails',
+    file: 'map-file',
+    from: 'if (!taken) await takeHoldsOff(each)',
+    to: '',
+    run: EXT4,
+  },
+  {
+    step: 'what was changed, noted in the mark before it is',
+    file: 'guard',
+    from: '  await writeMark(fd, path, mark)\n',
+    to: '',
+    run: EXT4,
+  },
+  {
+    step: 'f2fs: owner and mode',
+    file: 'guard',
+    from: '  if (access) await result(native.setAccess(fd, 0, access.mode & ~OTHERS), path)\n',
+    to: '',
+    run: F2FS,
+  },
+  {
+    step: 'f2fs: that the lease is an exclusive one',
+    file: 'guard',
+    from: "const exclusive = wanted.includes('private')",
+    to: 'const exclusive = false',
+    run: F2FS,
+  },
+  {
+    step: 'f2fs: the pin',
+    file: 'guard',
+    from: '    await result(native.setPinned(fd, true), path)\n',
+    to: '',
+    run: F2FS,
+  },
+  {
+    step: 'the second look at the extents',
+    file: 'plan-file',
+    from: 'if (moved >= 0) {',
+    to: 'if (moved < -1) {',
+    run: PROOF,
+  },
+  {
+    step: 'the second look at the devices beneath',
+    file: 'plan-file',
+    from: 'if (!stack || !sameStack(stack, again)) {',
+    to: 'if (!stack) {',
+    run: PROOF,
+  },
+  {
+    step: 'the comparison of the content',
+    file: 'map-file',
+    from: '    await proveContent(drawn.parts, nodePath(resumed.name), request)\n',
+    to: '',
+    run: PROOF,
+  },
+  {
+    step: 'that no other mapping has the blocks',
+    file: 'proof',
+    from: '  await assertBlocksFree(drawn, device.uuid)\n',
+    to: '',
+    run: PROOF,
+  },
+  {
+    step: 'the same for a loop device',
+    file: 'map-loop',
+    from: 'for (const file of files.list) await assertUnmapped(file)',
+    to: '',
+    run: guest('alone', [], ['--disk=100']),
+  },
+  {
+    step: 'that a table which waits is looked at, too',
+    file: 'device-mapper',
+    from: 'for (const inactive of [true, false]) {',
+    to: 'for (const inactive of [false]) {',
+    run: guest('alone', [], ['--disk=100']),
+  },
+  {
+    step: 'that the cache is dropped and looked at before a file is let go',
+    file: 'guard',
+    from: '  await expelStalePages(file)\n',
+    to: '',
+    run: STALE,
+  },
+  {
+    step: 'that stale pages which stay keep the file',
+    file: 'page-cache',
+    from: 'if (!expelled) throw await staleCache(file, last)',
+    to: '',
+    run: STALE,
+  },
+  {
+    step: 'that a mark is of this file',
+    file: 'mark',
+    from: 'return mark && placeOf(mark.identity) === placeOf(identity) ? mark : undefined',
+    to: 'return mark',
+    run: IDENTITY,
+  },
+  {
+    step: 'the search of the file by its handle, on filesystems with other numbers',
+    file: 'locate',
+    from: 'if (shown || bearsMark(found, identity)) {',
+    to: 'if (shown && bearsMark(found, identity)) {',
+    run: IDENTITY,
+  },
+  {
+    step: 'that a file which cannot be reached is said',
+    file: 'mapped-files',
+    from: "    if (found === 'unreachable') throw unreachable(name)\n    const mark",
+    to: "    if (found === 'unreachable') return\n    const mark",
+    run: IDENTITY,
+  },
+  {
+    step: 'the lock on the file itself',
+    file: 'backing-file',
+    from: 'await files.get(identity)?.lock(patience)',
+    to: 'await Promise.resolve(files.get(identity)?.path)',
+    run: IDENTITY,
+  },
+  {
+    step: 'that a deferred removal is finished',
+    file: 'mapped-device',
+    from: "    if ((await this.remove(request)) === 'deferred') {\n      this.#finishLater(SOON)\n",
+    to: "    if ((await this.remove(request)) === 'deferred') {\n",
+    run: guest('nodes', [], ['--disk=100']),
+  },
+  {
+    step: 'that files of the filesystem itself are refused',
+    file: 'verdict',
+    from: 'if (uses.filesystem !== undefined) {',
+    to: 'if (uses.filesystem === null) {',
+    run: guest('filesystem-files', [], ['--disk=100', '--modules=f2fs']),
+  },
+  {
+    step: 'that the way down ends at a mapping of ours',
+    file: 'device-stack',
+    from: '  others.length === 0 && identityOf(device.uuid) === undefined',
+    to: '  others.length === 0',
+    run: guest('nested', [], ['--disk=100']),
+  },
+  {
+    step: 'that a deleted file is refused',
+    file: 'verdict',
+    from: 'if (facts.links === 0) {',
+    to: 'if (facts.links < 0) {',
+    run: guest('refusals', [], ['--udev', '--disk=400', '--modules=dm-delay']),
+  },
+  {
+    step: 'that what is dirty is synced before the extents count',
+    file: 'map-file',
+    from: '    await files.settle()\n',
+    to: '    await files.look()\n',
+    run: guest('bytes', ['xfs'], ['--disk=400', '--memory=3G']),
+  },
+]
+
+/** A copy of the package in which a step is missing. */
+function mutate({ file, from, to }, copy) {
+  rmSync(copy, { recursive: true, force: true })
+  mkdirSync(join(copy, 'build'), { recursive: true })
+  for (const part of ['package.json', 'tsconfig.json', 'lib', 'dist', 'out/test', 'out/examples']) {
+    cpSync(join(root, part), join(copy, part), { recursive: true })
+  }
+  for (const part of ['node_modules', 'build/Release', 'test', 'README.md', 'docs']) {
+    symlinkSync(join(root, part), join(copy, part))
+  }
+  const path = join(copy, 'lib', `${file}.ts`)
+  const text = readFileSync(path, 'utf8')
+  if (text.split(from).length !== 2) throw new Error(`lib/${file}.ts has not once: ${from}`)
+  writeFileSync(
+    path,
+    text.replace(from, () => to),
+  )
+  // What is unused now is no error here: the compiler writes its output all the same.
+  const tsc = join(root, 'node_modules/.bin/tsc')
+  spawnSync(tsc, ['-p', copy, '--incremental', 'false'], { stdio: 'ignore' })
+  const output = (where) => readFileSync(join(where, 'dist', `${file}.js`), 'utf8')
+  if (output(copy) === output(root)) throw new Error(`lib/${file}.ts compiles to the same`)
+}
+
+function runGuest({ test, args, options }, copy) {
+  const cli = join(root, 'out/vm/cli.js')
+  const program = join(copy, 'out/test/vm', `${test}.js`)
+  const command = [cli, '--timeout=600', ...options, process.execPath, program, ...args]
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'] })
+    let output = ''
+    const note = (data) => (output += data.toString())
+    child.stdout.on('data', note)
+    child.stderr.on('data', note)
+    child.once('close', (status) => resolve({ status, output }))
+  })
+}
+
+/** What of a run is red: the first failures, or how else it ended. */
+function redness({ status, output }) {
+  const failed = [...output.matchAll(/^not ok \d+ - (.*?)(?: # .*)?$/gm)].map(([, name]) => name)
+  if (failed.length > 0) return failed.slice(0, 2).join('; ')
+  return status === 0 ? undefined : `ended with ${status}`
+}
+
+const words = process.argv.slice(2)
+const steps = STEPS.filter(
+  ({ step, file }) =>
+    words.length === 0 || words.some((word) => step.includes(word) || file === word),
+)
+const outcomes = new Map()
+const waiting = [...steps.entries()]
+async function work() {
+  for (let next = waiting.shift(); next; next = waiting.shift()) {
+    const [index, step] = next
+    const copy = join(folder, String(index))
+    mutate(step, copy)
+    const red = redness(await runGuest(step.run, copy))
+    outcomes.set(index, red)
+    console.log(`# ${red === undefined ? 'STAYS GREEN' : 'red'}: ${step.step}`)
+    rmSync(copy, { recursive: true, force: true })
+  }
+}
+// A guest has one processor, and the machine usually two.
+await Promise.all([work(), work()])
+
+console.log('\n| step that was taken away | in | test | red |\n| --- | --- | --- | --- |')
+for (const [index, { step, file, run }] of steps.entries()) {
+  const test = [run.test, ...run.args].join(' ')
+  console.log(`| ${step} | lib/${file}.ts | ${test} | ${outcomes.get(index) ?? '**no**'} |`)
+}
+const green = [...outcomes.values()].filter((red) => red === undefined).length
+console.log(`\n${steps.length - green} passed, ${green} failed`)
+process.exitCode = green > 0 ? 1 : 0
