@@ -75,6 +75,7 @@ const GUESTS: Guest[] = [
   { test: 'udev', options: ['--udev', '--disk=100'] },
   { test: 'wrap', options: ['--udev', '--disk=100'] },
   { test: 'crowd', options: ['--udev', '--disk=100'] },
+  { test: 'namespaces', options: ['--disk=100'] },
   { test: 'stack', options: ['--disk=600', '--memory=4G'] },
   { test: 'refusals', options: ['--udev', '--disk=400', '--modules=dm-delay'] },
   { test: 'stuck', args: ['ext4'], options: ['--disk=100', '--udev', '--modules=dm-delay'] },

@@ -1,6 +1,6 @@
-// Keeps the pages of a file in memory, as user 65534:
+// Keeps the pages of a file in memory, as user 65534 or as root:
 //
-//   hold-pages HOW FILE
+//   hold-pages HOW FILE [root]
 //
 // HOW is `shared` or `private` for a mapping of which every page is read, `written` for a private
 // one whose second page is written to as well, `locked` for one that is populated and locked,
@@ -58,12 +58,12 @@ Pipe NewPipe() {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count != 3) {
-    std::fprintf(stderr, "usage: hold-pages HOW FILE\n");
+  if (count != 3 && count != 4) {
+    std::fprintf(stderr, "usage: hold-pages HOW FILE [root]\n");
     return 2;
   }
   const std::string how = words[1];
-  if (setgid(kNobody) < 0 || setuid(kNobody) < 0) Die("setuid");
+  if (count == 3 && (setgid(kNobody) < 0 || setuid(kNobody) < 0)) Die("setuid");
   dmloop::UniqueFd file(open(words[2], O_RDONLY));
   if (!file.valid()) Die("open");
   struct stat stat;
