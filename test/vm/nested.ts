@@ -22,7 +22,6 @@ function writeTo(path: string, text: string, at: number): void {
 }
 
 /** What a device is called in messages about it. */
-const kernelNameOf = ({ minor }: MappedDevice): string => `dm-${minor}`
 const numberOf = ({ major, minor }: MappedDevice): string => `${major}:${minor}`
 
 /** The devices that a table lies on. */
@@ -91,7 +90,7 @@ for (const [what, { make, undo }] of Object.entries(LAYERS)) {
     t.strictSame(await outer.verify(), OK)
     await t.rejects(outer.unmap({ timeout: 0 }), {
       code: 'DMLOOP_STILL_OPEN',
-      message: new RegExp(`the device ${kernelNameOf(inner)}\\b`),
+      message: new RegExp(`the device “${inner.name}”`),
     })
 
     writeTo(inner.path, what, 1 << 20)
