@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 
 #include "progress.h"
@@ -14,13 +15,15 @@ namespace dmloop {
 
 namespace {
 
-// What is written out in one step.
+// What is written out in one step, at least; and how many steps a file takes, at most: a sparse one
+// may be of any size.
 constexpr off_t kSyncStep = off_t{16} << 20;
+constexpr off_t kMostSteps = 4096;
 
 // Has the kernel start to write a range, or wait until it is written.
-bool WriteOut(int fd, off_t offset, unsigned flags) {
+bool WriteOut(int fd, off_t offset, off_t length, unsigned flags) {
   Entering("sync_file_range");
-  return sync_file_range(fd, offset, kSyncStep, flags) == 0;
+  return sync_file_range(fd, offset, length, flags) == 0;
 }
 
 }  // namespace
@@ -30,11 +33,13 @@ bool WriteOut(int fd, off_t offset, unsigned flags) {
 Result<Nothing> Sync(int fd) {
   // The size of a file, and of a device too.
   const off_t size = lseek(fd, 0, SEEK_END);
-  for (off_t offset = 0; offset < size; offset += kSyncStep) {
+  const off_t step = std::max(kSyncStep, size / kMostSteps);
+  for (off_t rest = size, last = 0; rest > 0; last = std::min(step, rest), rest -= last) {
+    const off_t offset = size - rest;
     // An error that is told here is not told again by fsync (file_check_and_advance_wb_err in the
     // kernel).
-    if (!WriteOut(fd, offset, SYNC_FILE_RANGE_WRITE) ||
-        (offset > 0 && !WriteOut(fd, offset - kSyncStep, SYNC_FILE_RANGE_WAIT_BEFORE))) {
+    if (!WriteOut(fd, offset, std::min(step, rest), SYNC_FILE_RANGE_WRITE) ||
+        (last > 0 && !WriteOut(fd, offset - last, last, SYNC_FILE_RANGE_WAIT_BEFORE))) {
       return LastFailure("sync_file_range");
     }
   }

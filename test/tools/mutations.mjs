@@ -153,10 +153,17 @@ const STEPS = [
     run: IDENTITY,
   },
   {
-    step: 'the search of the file by its handle, on filesystems with other numbers',
+    step: 'that a mark tells the file of a volume with another number',
     file: 'locate',
     from: 'if (shown || bearsMark(found, identity)) {',
-    to: 'if (shown && bearsMark(found, identity)) {',
+    to: 'if (shown) {',
+    run: IDENTITY,
+  },
+  {
+    step: 'that the blocks tell it, where there is no mark',
+    file: 'locate',
+    from: 'if (shown || bearsMark(found, identity)) {',
+    to: 'if (bearsMark(found, identity)) {',
     run: IDENTITY,
   },
   {

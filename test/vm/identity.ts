@@ -343,6 +343,41 @@ await t.test('the volume comes back under another number', async (t) => {
   }
 })
 
+/** Takes the volume away and brings it back under another number, which `taken` keeps it from having again. */
+function renumber(): void {
+  sh(`umount ${host.path}; dmsetup remove --retry host; dmsetup create taken --table "0 8 zero"`)
+  sh('dmsetup create host', TABLE)
+}
+
+await t.test('under another number, and nothing but the mark tells', async (t) => {
+  const { file, before } = userFile('only-marked')
+  const device = await mapFile(file)
+  write(device, file)
+  renumber()
+  await t.rejects(device.unmap(), { code: 'DMLOOP_FILE_UNREACHABLE' })
+  t.strictSame(deviceNames(), ['host', 'taken'], 'the device, and its table, are gone')
+  sh(`mount ${disk} ${host.path}`)
+  await device.unmap()
+  givenBack(t, file, before)
+  sh('dmsetup remove --retry taken')
+  nothingLeft(t)
+})
+
+await t.test('under another number, and nothing but the blocks tells', async (t) => {
+  const { file, before } = userFile('only-blocks')
+  if (filesystem === 'f2fs') sh(`chown 0 ${file}; chmod 600 ${file}; f2fs_io pinfile set ${file}`)
+  const device = await mapFile(file, { guard: 'none' })
+  renumber()
+  sh(`mount ${disk} ${host.path}`)
+  write(device, file)
+  await device.unmap()
+  if (filesystem === 'f2fs')
+    sh(`f2fs_io pinfile unset ${file}; chown 1000 ${file}; chmod 644 ${file}`)
+  givenBack(t, file, before)
+  sh('dmsetup remove --retry taken')
+  nothingLeft(t)
+})
+
 await t.test('what has the old number is another filesystem by now', async (t) => {
   const { file, before } = userFile('impostor')
   const device = await mapFile(file)
