@@ -128,6 +128,20 @@ Result<std::optional<uint64_t>> FindInWindow(const Sides& sides, uint64_t start,
 
 }  // namespace
 
+namespace {
+
+// The next byte that has a block on the disk, at the start of a page; `end` where there is none:
+// what has no block cannot be older than it, and a sparse file may be of any size.
+uint64_t SkipHole(int fd, uint64_t offset, uint64_t end) {
+  if (offset >= end) return end;
+  Entering("lseek");
+  const off_t data = lseek(fd, static_cast<off_t>(offset), SEEK_DATA);
+  if (data < 0) return errno == ENXIO ? end : offset;
+  return static_cast<uint64_t>(data) / kDirectAlignment * kDirectAlignment;
+}
+
+}  // namespace
+
 Result<std::optional<uint64_t>> FindStaleByte(int fd) {
   auto dropped = DropCache(fd);
   if (!dropped.ok()) return dropped.failure();
@@ -135,7 +149,8 @@ Result<std::optional<uint64_t>> FindStaleByte(int fd) {
   if (fstat(fd, &stat) < 0) return LastFailure("fstat");
   const auto end = static_cast<uint64_t>(stat.st_size);
   std::optional<Sides> sides;
-  for (uint64_t offset = 0; offset < end; offset += kWindow) {
+  for (uint64_t offset = SkipHole(fd, 0, end); offset < end;
+       offset = SkipHole(fd, offset + kWindow, end)) {
     const uint64_t length = std::min(kWindow, end - offset);
     auto cached = IsCached(fd, offset, length);
     if (!cached.ok()) return cached.failure();
