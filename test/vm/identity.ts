@@ -325,13 +325,23 @@ await t.test('the last mount is detached while somebody is in it', async (t) => 
   nothingLeft(t)
 })
 
+/** Takes the volume away and brings it back under another number: `taken` has the old one. */
+function renumber(t: Test): void {
+  const number = (): string => sh('dmsetup info -c --noheadings -o major,minor host').trim()
+  const before = number()
+  const [major = '', minor = ''] = before.split(':')
+  sh(`umount ${host.path}; dmsetup remove --retry host
+    dmsetup create taken -j ${major} -m ${minor} --table "0 8 zero"`)
+  sh('dmsetup create host', TABLE)
+  t.not(number(), before, 'the volume has another number')
+}
+
 await t.test('the volume comes back under another number', async (t) => {
   for (const way of ['unmap', 'open', 'without /run'] as const) {
     const { file, before } = userFile(`renumbered-${way.replace(/\W/g, '')}`)
     const device = await mapFile(file)
     write(device, file)
-    sh(`umount ${host.path}; dmsetup remove --retry host; dmsetup create taken --table "0 8 zero"`)
-    sh('dmsetup create host', TABLE)
+    renumber(t)
     sh(`mount ${disk} ${host.path}`)
     if (way === 'without /run') sh('rm -rf /run/dmloop/*')
     t.strictSame(await device.verify({ content: 'full' }), OK)
@@ -343,17 +353,11 @@ await t.test('the volume comes back under another number', async (t) => {
   }
 })
 
-/** Takes the volume away and brings it back under another number, which `taken` keeps it from having again. */
-function renumber(): void {
-  sh(`umount ${host.path}; dmsetup remove --retry host; dmsetup create taken --table "0 8 zero"`)
-  sh('dmsetup create host', TABLE)
-}
-
 await t.test('under another number, and nothing but the mark tells', async (t) => {
   const { file, before } = userFile('only-marked')
   const device = await mapFile(file)
   write(device, file)
-  renumber()
+  renumber(t)
   await t.rejects(device.unmap(), { code: 'DMLOOP_FILE_UNREACHABLE' })
   t.strictSame(deviceNames(), ['host', 'taken'], 'the device, and its table, are gone')
   sh(`mount ${disk} ${host.path}`)
@@ -367,7 +371,7 @@ await t.test('under another number, and nothing but the blocks tells', async (t)
   const { file, before } = userFile('only-blocks')
   if (filesystem === 'f2fs') sh(`chown 0 ${file}; chmod 600 ${file}; f2fs_io pinfile set ${file}`)
   const device = await mapFile(file, { guard: 'none' })
-  renumber()
+  renumber(t)
   sh(`mount ${disk} ${host.path}`)
   write(device, file)
   await device.unmap()
