@@ -1,6 +1,6 @@
 // What the guest charges for the small things that a call is made of: they are what ratios to a floor of few
 // system calls are made of, and cost a fraction of that on a machine of its own.
-import { native } from '#lib/native.js'
+import { native } from '#lib/kernel/native.js'
 import { floor, milliseconds, PAIRS, report, spread, type Spread } from './measure.js'
 
 const TRIPS = 200

@@ -1,13 +1,13 @@
 // A device gets its name: the one asked for, or the first free one after its file.
 import debug from 'debug'
-import { Claim, claimsOf, readRecords } from './claim.js'
-import { findDevice, listDevices, nameTaken } from './device-mapper.js'
-import { DmloopError } from './errors.js'
-import type { Loop } from './loop.js'
-import { checkedName, namesAfter } from './names.js'
+import { Claim, claimsOf, readRecords } from './file-lock.js'
+import { findDevice, listDevices, nameTaken } from './kernel/device-mapper.js'
+import { DmloopError } from './kernel/errors.js'
+import type { Loop } from './kernel/loop.js'
+import { checkedName, namesAfter } from './plan/names.js'
 import type { MapRequest } from './options.js'
-import { loopOf } from './remains.js'
-import type { Patience } from './wait.js'
+import { loopOf } from './recovery.js'
+import type { Patience } from './kernel/wait.js'
 
 const log = debug('dmloop:device-name')
 

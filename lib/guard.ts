@@ -1,14 +1,14 @@
 // Holding a file still while it is mapped, and letting it go afterwards.
 import debug from 'debug'
-import type { BackingFile } from './backing-file.js'
-import { isSystemError, problem, verdict, type Problem } from './errors.js'
-import { ownMark, writeMark, type Mark } from './mark.js'
-import { native, result, type FileFacts } from './native.js'
+import type { BackingFile } from './plan/backing-file.js'
+import { isSystemError, problem, verdict, type Problem } from './kernel/errors.js'
+import { ownMark, writeMark, type Mark } from './plan/mark.js'
+import { native, result, type FileFacts } from './kernel/native.js'
 import { expelStalePages } from './page-cache.js'
-import { FILESYSTEMS, type Hold } from './policy.js'
-import { readText } from './sysfs.js'
-import { poll } from './wait.js'
-import { openersOf, writersOf } from './writers.js'
+import { FILESYSTEMS, type Hold } from './kernel/policy.js'
+import { readText } from './kernel/sysfs.js'
+import { poll } from './kernel/wait.js'
+import { openersOf, writersOf } from './kernel/writers.js'
 
 const log = debug('dmloop:guard')
 

@@ -1,6 +1,6 @@
 // A mapping of the file's own blocks: a device-mapper table of linear segments.
-import { Claim, readRecord, type MappingRecord } from './claim.js'
-import { compareContent } from './content.js'
+import { Claim, readRecord, type MappingRecord } from './file-lock.js'
+import { compareContent } from './plan/content.js'
 import {
   clearTable,
   findDevice,
@@ -10,21 +10,21 @@ import {
   removeLeftNode,
   repairNode,
   resumeDevice,
-} from './device-mapper.js'
+} from './kernel/device-mapper.js'
 import debug from 'debug'
-import { isReadOnly } from './device-stack.js'
-import { problem, verdict, type FileRange, type Problem } from './errors.js'
+import { isReadOnly } from './plan/device-stack.js'
+import { problem, verdict, type FileRange, type Problem } from './kernel/errors.js'
 import { judgeGuard } from './guard.js'
 import { isOf, MappedDevice } from './mapped-device.js'
 import { MappedFiles, recordWithout } from './mapped-files.js'
-import { identityOf } from './names.js'
-import type { DmDevice } from './native.js'
+import { identityOf } from './plan/names.js'
+import type { DmDevice } from './kernel/native.js'
 import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
-import { drawPlan, type DrawnPlan } from './plan-file.js'
-import { loadProven } from './proof.js'
-import { SECTOR } from './segments.js'
-import { deviceName, deviceSize } from './sysfs.js'
-import { nodePath } from './udev.js'
+import { drawPlan, type DrawnPlan } from './plan/plan-file.js'
+import { loadProven } from './load-table.js'
+import { SECTOR } from './kernel/segments.js'
+import { deviceName, deviceSize } from './kernel/sysfs.js'
+import { nodePath } from './kernel/udev.js'
 
 const log = debug('dmloop:linear-device')
 

@@ -1,11 +1,17 @@
 // A mapping through loop devices: the file's filesystem does the I/O. Several files are a loop device
 // each, joined by a device-mapper table.
-import { assertUnmapped } from './alone.js'
-import type { BackingFiles } from './backing-file.js'
-import { Claim, readRecord, type MappingRecord } from './claim.js'
-import { compareContent, wholly } from './content.js'
-import { findDevice, liveTable, loadTable, removeDevice, resumeDevice } from './device-mapper.js'
-import { problem, verdict, type Problem } from './errors.js'
+import { assertUnmapped } from './plan/overlap.js'
+import type { BackingFiles } from './plan/backing-file.js'
+import { Claim, readRecord, type MappingRecord } from './file-lock.js'
+import { compareContent, wholly } from './plan/content.js'
+import {
+  findDevice,
+  liveTable,
+  loadTable,
+  removeDevice,
+  resumeDevice,
+} from './kernel/device-mapper.js'
+import { problem, verdict, type Problem } from './kernel/errors.js'
 import {
   findLoop,
   findNamedLoop,
@@ -14,19 +20,19 @@ import {
   loopNumber,
   removeLoop,
   type Loop,
-} from './loop.js'
+} from './kernel/loop.js'
 import { isOf, MappedDevice, type DeviceFacts } from './mapped-device.js'
 import { MappedFiles } from './mapped-files.js'
-import { identityOf, partIdentityOf } from './names.js'
-import { native, result, type DmDevice } from './native.js'
+import { identityOf, partIdentityOf } from './plan/names.js'
+import { native, result, type DmDevice } from './kernel/native.js'
 import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
-import { planLoop } from './plan-file.js'
-import { sliceFiles, type FileSlice } from './range.js'
-import { SECTOR, SegmentTable } from './segments.js'
-import { deviceName, deviceSize, kernelName } from './sysfs.js'
-import { nodePath } from './udev.js'
-import { isSame } from './uses.js'
-import { poll } from './wait.js'
+import { planLoop } from './plan/plan-file.js'
+import { sliceFiles, type FileSlice } from './plan/range.js'
+import { SECTOR, SegmentTable } from './kernel/segments.js'
+import { deviceName, deviceSize, kernelName } from './kernel/sysfs.js'
+import { nodePath } from './kernel/udev.js'
+import { isSame } from './kernel/file-uses.js'
+import { poll } from './kernel/wait.js'
 
 /** The loop devices of a mapping, and what joins them if there are several. */
 export interface LoopStack {

@@ -1,32 +1,32 @@
 import debug from 'debug'
-import type { BackingFile, BackingFiles } from './backing-file.js'
-import { newId, newRecord, openClaimed, type Claim } from './claim.js'
-import { proveContent } from './content.js'
-import { withDeadline } from './deadline.js'
+import type { BackingFile, BackingFiles } from './plan/backing-file.js'
+import { newId, newRecord, openClaimed, type Claim } from './file-lock.js'
+import { proveContent } from './plan/content.js'
+import { withDeadline } from './kernel/deadline.js'
 import {
   assertDeviceMapper,
   createDevice,
   nameTaken,
   removeDevice,
   resumeDevice,
-} from './device-mapper.js'
-import { readStack } from './device-stack.js'
+} from './kernel/device-mapper.js'
+import { readStack } from './plan/device-stack.js'
 import { isNameTaken, makeNamed } from './device-name.js'
-import { DmloopError, isSystemError } from './errors.js'
+import { DmloopError, isSystemError } from './kernel/errors.js'
 import { holdStill, markOf, takeHoldsOff, whileHeld, type Holder } from './guard.js'
 import { LinearDevice } from './linear-device.js'
 import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
-import { checkedName, uuidOf } from './names.js'
+import { checkedName, uuidOf } from './plan/names.js'
 import { expelStalePages } from './page-cache.js'
 import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
-import { drawPlan, fallsBack } from './plan-file.js'
-import { loadProven } from './proof.js'
-import { sliceFiles } from './range.js'
-import { clearDevices } from './remains.js'
-import { nodePath } from './udev.js'
+import { drawPlan, fallsBack } from './plan/plan-file.js'
+import { loadProven } from './load-table.js'
+import { sliceFiles } from './plan/range.js'
+import { clearDevices } from './recovery.js'
+import { nodePath } from './kernel/udev.js'
 import { Undo } from './undo.js'
-import { inspectFiles, unguardableMount } from './verdict.js'
+import { inspectFiles, unguardableMount } from './plan/verdict.js'
 
 const log = debug('dmloop:map')
 

@@ -1,28 +1,28 @@
 // The walk of mapFile with a loop device in place of segments.
 import { constants } from 'node:fs'
-import { assertUnmapped } from './alone.js'
-import type { BackingFile, BackingFiles } from './backing-file.js'
-import { newId, newRecord, type Claim, type MappingRecord } from './claim.js'
-import { proveContent, wholly } from './content.js'
+import { assertUnmapped } from './plan/overlap.js'
+import type { BackingFile, BackingFiles } from './plan/backing-file.js'
+import { newId, newRecord, type Claim, type MappingRecord } from './file-lock.js'
+import { proveContent, wholly } from './plan/content.js'
 import {
   assertDeviceMapper,
   createDevice,
   loadTable,
   removeDevice,
   resumeDevice,
-} from './device-mapper.js'
+} from './kernel/device-mapper.js'
 import { makeNamed } from './device-name.js'
-import { isSystemError, verdict, type Problem } from './errors.js'
+import { isSystemError, verdict, type Problem } from './kernel/errors.js'
 import { markOf } from './guard.js'
-import { createLoop, removeLoop, type Announce, type Loop } from './loop.js'
+import { createLoop, removeLoop, type Announce, type Loop } from './kernel/loop.js'
 import { joiningTable, LoopDevice } from './loop-device.js'
-import { partOf, uuidOf } from './names.js'
+import { partOf, uuidOf } from './plan/names.js'
 import { type MapRequest, UNDO } from './options.js'
-import { OpenPath } from './path.js'
-import { planLoop } from './plan-file.js'
-import type { Plan } from './plan.js'
-import { sliceFiles, type FileSlice, type Range } from './range.js'
-import type { DeviceNode } from './udev.js'
+import { OpenPath } from './kernel/path.js'
+import { planLoop } from './plan/plan-file.js'
+import type { Plan } from './plan/plan.js'
+import { sliceFiles, type FileSlice, type Range } from './plan/range.js'
+import type { DeviceNode } from './kernel/udev.js'
 import { Undo } from './undo.js'
 
 /**

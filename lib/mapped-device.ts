@@ -1,8 +1,8 @@
 import debug from 'debug'
-import { readRecord, type MappingRecord } from './claim.js'
-import { withDeadline } from './deadline.js'
-import { DmloopError, isSystemError, problem, verdict, type Problem } from './errors.js'
-import { identityOf } from './names.js'
+import { readRecord, type MappingRecord } from './file-lock.js'
+import { withDeadline } from './kernel/deadline.js'
+import { DmloopError, isSystemError, problem, verdict, type Problem } from './kernel/errors.js'
+import { identityOf } from './plan/names.js'
 import {
   parseUnmapOptions,
   parseVerifyOptions,
@@ -12,7 +12,7 @@ import {
   type VerifyOptions,
   type VerifyRequest,
 } from './options.js'
-import type { Backend } from './policy.js'
+import type { Backend } from './kernel/policy.js'
 
 const log = debug('dmloop:mapped-device')
 

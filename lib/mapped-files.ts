@@ -1,16 +1,16 @@
 // The files of a mapping: found again, locked, and let go when the device is gone.
 import debug from 'debug'
-import { BackingFile, BackingFiles } from './backing-file.js'
-import { readRecord, type MappingRecord } from './claim.js'
-import { verdict } from './errors.js'
+import { BackingFile, BackingFiles } from './plan/backing-file.js'
+import { readRecord, type MappingRecord } from './file-lock.js'
+import { verdict } from './kernel/errors.js'
 import { letGo, markOf } from './guard.js'
 import { locateFile, type Located } from './locate.js'
-import { identityOf } from './names.js'
-import type { DmDevice } from './native.js'
-import { isReadOnly } from './device-stack.js'
-import type { SegmentTable } from './segments.js'
-import { deviceName, deviceSize } from './sysfs.js'
-import type { Patience } from './wait.js'
+import { identityOf } from './plan/names.js'
+import type { DmDevice } from './kernel/native.js'
+import { isReadOnly } from './plan/device-stack.js'
+import type { SegmentTable } from './kernel/segments.js'
+import { deviceName, deviceSize } from './kernel/sysfs.js'
+import type { Patience } from './kernel/wait.js'
 
 const log = debug('dmloop:mapped-files')
 

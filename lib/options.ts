@@ -1,8 +1,8 @@
 // What a caller may ask for, checked before anything is touched.
 import { toUSVString } from 'node:util'
-import type { Progress } from './content.js'
-import type { Backend } from './policy.js'
-import { invalidType, invalidValue, outOfRange } from './errors.js'
+import type { Progress } from './plan/content.js'
+import type { Backend } from './kernel/policy.js'
+import { invalidType, invalidValue, outOfRange } from './kernel/errors.js'
 
 export interface PlanOptions {
   /** The first byte of the file to map; a multiple of the logical block size. Default 0. */

@@ -1,12 +1,12 @@
 // The pages of a file that are in memory, when its blocks were written to beneath them.
 import debug from 'debug'
-import type { BackingFile } from './backing-file.js'
-import { isSystemError, verdict } from './errors.js'
-import { native, result } from './native.js'
-import { descriptorsOf, memoryOf } from './process-files.js'
-import { POLICY } from './policy.js'
-import { phraseOf, processIds } from './processes.js'
-import { poll } from './wait.js'
+import type { BackingFile } from './plan/backing-file.js'
+import { isSystemError, verdict } from './kernel/errors.js'
+import { native, result } from './kernel/native.js'
+import { descriptorsOf, memoryOf } from './kernel/process-files.js'
+import { POLICY } from './kernel/policy.js'
+import { phraseOf, processIds } from './kernel/processes.js'
+import { poll } from './kernel/wait.js'
 
 const log = debug('dmloop:page-cache')
 

@@ -1,8 +1,8 @@
 // A device that shows another one as it is: a host filesystem mounted on it leaves the other to
 // device-mapper, so that its files can be mapped (FACTS section 2).
 import debug from 'debug'
-import { Claim } from './claim.js'
-import { withDeadline } from './deadline.js'
+import { Claim } from './file-lock.js'
+import { withDeadline } from './kernel/deadline.js'
 import {
   alreadyMapped,
   createDevice,
@@ -13,13 +13,13 @@ import {
   removeDevice,
   repairNode,
   resumeDevice,
-} from './device-mapper.js'
-import { isReadOnly } from './device-stack.js'
-import { invalidValue, isSystemError, problem, verdict, type Problem } from './errors.js'
-import { holdersOf } from './holders.js'
+} from './kernel/device-mapper.js'
+import { isReadOnly } from './plan/device-stack.js'
+import { invalidValue, isSystemError, problem, verdict, type Problem } from './kernel/errors.js'
+import { holdersOf } from './kernel/holders.js'
 import { MappedDevice } from './mapped-device.js'
-import { checkedName, wrappedBy, wrapUuidOf } from './names.js'
-import type { DmDevice } from './native.js'
+import { checkedName, wrappedBy, wrapUuidOf } from './plan/names.js'
+import type { DmDevice } from './kernel/native.js'
 import {
   DEFAULT_TIMEOUT,
   parseWrapOptions,
@@ -28,10 +28,10 @@ import {
   type UnmapRequest,
   type WrapOptions,
 } from './options.js'
-import { identify } from './path.js'
-import { SECTOR, SegmentTable } from './segments.js'
-import { deviceName, deviceSize, isReadOnlyDisk, parseDevice } from './sysfs.js'
-import { nodePath } from './udev.js'
+import { identify } from './kernel/path.js'
+import { SECTOR, SegmentTable } from './kernel/segments.js'
+import { deviceName, deviceSize, isReadOnlyDisk, parseDevice } from './kernel/sysfs.js'
+import { nodePath } from './kernel/udev.js'
 import { Undo } from './undo.js'
 
 const log = debug('dmloop:wrap-device')

@@ -93,7 +93,7 @@ Napi::Value PackExtentsJs(const Napi::CallbackInfo& info) {
   return HandleTo<ExtentList>(info.Env(), extents, extents->memory());
 }
 
-// Some extents as plain numbers, four a row; see lib/extents.ts.
+// Some extents as plain numbers, four a row; see lib/plan/extents.ts.
 Napi::Value ExtentRowsJs(const Napi::CallbackInfo& info) {
   auto extents = HandleFrom<ExtentList>(info[0]);
   const auto first = SafeInteger(info[1]);

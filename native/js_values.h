@@ -18,7 +18,7 @@
 #include "safe_integer.h"
 #include "unique_fd.h"
 
-// What the native half and JavaScript hand each other: arguments in, facts out. lib/native.ts holds
+// What the native half and JavaScript hand each other: arguments in, facts out. lib/kernel/native.ts holds
 // the types and is the only caller; what it passes has been judged already, so a wrong argument is
 // a bug of ours and throws a plain TypeError.
 namespace dmloop {

@@ -91,14 +91,14 @@ const STEPS = [
   },
   {
     step: 'the second look at the extents',
-    file: 'plan-file',
+    file: 'plan/plan-file',
     from: 'if (moved >= 0) {',
     to: 'if (moved < -1) {',
     run: PROOF,
   },
   {
     step: 'the second look at the devices beneath',
-    file: 'plan-file',
+    file: 'plan/plan-file',
     from: 'if (!stack || !sameStack(stack, again)) {',
     to: 'if (!stack) {',
     run: PROOF,
@@ -112,7 +112,7 @@ const STEPS = [
   },
   {
     step: 'that no other mapping has the blocks',
-    file: 'proof',
+    file: 'load-table',
     from: '  await assertBlocksFree(drawn, device.uuid)\n',
     to: '',
     run: PROOF,
@@ -126,7 +126,7 @@ const STEPS = [
   },
   {
     step: 'that a table which waits is looked at, too',
-    file: 'device-mapper',
+    file: 'kernel/device-mapper',
     from: 'for (const inactive of [true, false]) {',
     to: 'for (const inactive of [false]) {',
     run: guest('alone', [], ['--disk=100']),
@@ -147,7 +147,7 @@ const STEPS = [
   },
   {
     step: 'that a mark is of this file',
-    file: 'mark',
+    file: 'plan/mark',
     from: 'return mark && placeOf(mark.identity) === placeOf(identity) ? mark : undefined',
     to: 'return mark',
     run: IDENTITY,
@@ -175,7 +175,7 @@ const STEPS = [
   },
   {
     step: 'the lock on the file itself',
-    file: 'backing-file',
+    file: 'plan/backing-file',
     from: 'await files.get(identity)?.lock(patience)',
     to: 'await Promise.resolve(files.get(identity)?.path)',
     run: IDENTITY,
@@ -189,21 +189,21 @@ const STEPS = [
   },
   {
     step: 'that files of the filesystem itself are refused',
-    file: 'verdict',
+    file: 'plan/verdict',
     from: 'if (uses.filesystem !== undefined) {',
     to: 'if (uses.filesystem === null) {',
     run: guest('filesystem-files', [], ['--disk=100', '--modules=f2fs']),
   },
   {
     step: 'that the way down ends at a mapping of ours',
-    file: 'device-stack',
+    file: 'plan/device-stack',
     from: '  others.length === 0 && identityOf(device.uuid) === undefined',
     to: '  others.length === 0',
     run: guest('nested', [], ['--disk=100']),
   },
   {
     step: 'that a deleted file is refused',
-    file: 'verdict',
+    file: 'plan/verdict',
     from: 'if (facts.links === 0) {',
     to: 'if (facts.links < 0) {',
     run: guest('refusals', [], ['--udev', '--disk=400', '--modules=dm-delay']),

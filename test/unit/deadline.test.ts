@@ -7,9 +7,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { withDeadline } from '#lib/deadline.js'
-import type { DmloopError } from '#lib/errors.js'
-import { native, result } from '#lib/native.js'
+import { withDeadline } from '#lib/kernel/deadline.js'
+import type { DmloopError } from '#lib/kernel/errors.js'
+import { native, result } from '#lib/kernel/native.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'dmloop-deadline-'))
 t.teardown(() => {
@@ -138,7 +138,7 @@ await t.test('the stack leads to the caller', async (t) => {
 })
 
 await t.test('a pending call keeps the process, but not from its exit', async (t) => {
-  const library = new URL('../../../dist/native.js', import.meta.url).href
+  const library = new URL('../../../dist/kernel/native.js', import.meta.url).href
   const run = async (after: string): Promise<{ status: unknown; after: number }> => {
     const script = `import { native } from '${library}'
       native.open('${fifo}', 0).then(({ value }) => process.exit(value > 0 ? 7 : 8)); ${after}`

@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import t from 'tap'
 import { mapFile, openMapping, planFile, type DmloopError, type MapOptions } from 'dmloop'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
-import { checkedName, identityOf, namesAfter, uuidOf } from '#lib/names.js'
+import { checkedName, identityOf, namesAfter, uuidOf } from '#lib/plan/names.js'
 
 const TYPE = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE' }
 const VALUE = { name: 'TypeError', code: 'ERR_INVALID_ARG_VALUE' }

@@ -1,7 +1,7 @@
 // The README shows the policy, and what can be mapped, as they are.
 import { readFileSync } from 'node:fs'
 import t from 'tap'
-import { POLICY } from '#lib/policy.js'
+import { POLICY } from '#lib/kernel/policy.js'
 import { MATRIX } from '../matrix.js'
 
 const readme = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8')

@@ -1,7 +1,7 @@
 import t from 'tap'
-import { ExtentTable, type Extent } from '#lib/extents.js'
-import { native, result, type ExtentList, type FilePart, type Layer } from '#lib/native.js'
-import { SegmentTable } from '#lib/segments.js'
+import { ExtentTable, type Extent } from '#lib/plan/extents.js'
+import { native, result, type ExtentList, type FilePart, type Layer } from '#lib/kernel/native.js'
+import { SegmentTable } from '#lib/kernel/segments.js'
 
 /** Random numbers that are the same in every run. */
 function randomNumbers(seed: number): (limit: number) => number {

@@ -1,10 +1,10 @@
 import t from 'tap'
-import type { BackingFile } from '#lib/backing-file.js'
-import { DmloopError, problem } from '#lib/errors.js'
-import type { Ranges } from '#lib/native.js'
-import { EXTENT_FLAGS, POLICY, type DmloopCode } from '#lib/policy.js'
-import { sliceFiles } from '#lib/range.js'
-import { judgeExtents, judgeFile } from '#lib/verdict.js'
+import type { BackingFile } from '#lib/plan/backing-file.js'
+import { DmloopError, problem } from '#lib/kernel/errors.js'
+import type { Ranges } from '#lib/kernel/native.js'
+import { EXTENT_FLAGS, POLICY, type DmloopCode } from '#lib/kernel/policy.js'
+import { sliceFiles } from '#lib/plan/range.js'
+import { judgeExtents, judgeFile } from '#lib/plan/verdict.js'
 
 const CLEAN_FILE = { readOnly: false }
 const CLEAN = { holes: 'reject' } as const

@@ -7,9 +7,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
-import { native, result } from '#lib/native.js'
+import { native, result } from '#lib/kernel/native.js'
 
-const library = new URL('../../../dist/native.js', import.meta.url).href
+const library = new URL('../../../dist/kernel/native.js', import.meta.url).href
 const folder = mkdtempSync(join(tmpdir(), 'dmloop-worker-'))
 t.teardown(() => {
   rmSync(folder, { recursive: true })

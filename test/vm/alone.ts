@@ -3,7 +3,7 @@
 import { mkdirSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { mapFile, openMapping, planFile, type MappedDevice, type MapOptions } from 'dmloop'
-import { native } from '#lib/native.js'
+import { native } from '#lib/kernel/native.js'
 import { deviceNames, fragmentedFile, leftFiles, makeHost, randomFile, sh } from './lab.js'
 
 const TABLE = '0 131072 linear 1:1 0\n'

@@ -4,7 +4,7 @@ import { closeSync, openSync, renameSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { mapFile, planFile, type Plan } from 'dmloop'
-import { native, result } from '#lib/native.js'
+import { native, result } from '#lib/kernel/native.js'
 import { deviceNames, fileState, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const PEER = fileURLToPath(new URL('peer.js', import.meta.url))

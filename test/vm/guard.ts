@@ -7,7 +7,7 @@ import { open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { mapFile, releaseFile, type DmloopError } from 'dmloop'
-import { native, result } from '#lib/native.js'
+import { native, result } from '#lib/kernel/native.js'
 import {
   below,
   deviceNames,

@@ -1,7 +1,7 @@
 // The native half on its own: every device-mapper ioctl, its facts and its failures.
 import { open } from 'node:fs/promises'
 import t from 'tap'
-import { native, result } from '#lib/native.js'
+import { native, result } from '#lib/kernel/native.js'
 import { leftCookies, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const rows = (...segments: [start: number, length: number, device: number, offset: number][]) =>

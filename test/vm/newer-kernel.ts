@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { mapFile } from 'dmloop'
-import { native, result } from '#lib/native.js'
+import { native, result } from '#lib/kernel/native.js'
 import {
   deviceNames,
   fileState,

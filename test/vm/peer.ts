@@ -5,7 +5,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { openSync } from 'node:fs'
 import { mapFile, openMapping, planFile, type DmloopError } from 'dmloop'
-import { native, result } from '#lib/native.js'
+import { native, result } from '#lib/kernel/native.js'
 
 const [verb, first = '', name = ''] = process.argv.slice(2)
 

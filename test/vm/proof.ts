@@ -2,7 +2,7 @@
 // show the same bytes.
 import t from 'tap'
 import { mapFile, openMapping, releaseFile } from 'dmloop'
-import { native } from '#lib/native.js'
+import { native } from '#lib/kernel/native.js'
 import { fragmentedFile, makeHost, randomFile, sh } from './lab.js'
 
 await t.test(

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process'
 import { closeSync, openSync, statSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { listMappings, mapFile, openMapping, releaseFile } from 'dmloop'
-import { native } from '#lib/native.js'
+import { native } from '#lib/kernel/native.js'
 import { deviceNames, fileState, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const OK = { ok: true, problems: [] }

@@ -3,7 +3,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import { mapFile, planFile, type DmloopError } from 'dmloop'
-import { native } from '#lib/native.js'
+import { native } from '#lib/kernel/native.js'
 import {
   below,
   deviceNames,

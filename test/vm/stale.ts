@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { mapFile, releaseFile, type DmloopError } from 'dmloop'
-import { BackingFile } from '#lib/backing-file.js'
+import { BackingFile } from '#lib/plan/backing-file.js'
 import { expelStalePages } from '#lib/page-cache.js'
 import { leftFiles, makeHost, oneSegment, sh } from './lab.js'
 

@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import t, { type Test } from 'tap'
 import { listMappings, mapFile, wrapDevice, type MappedDevice } from 'dmloop'
-import { native, result } from '#lib/native.js'
+import { native, result } from '#lib/kernel/native.js'
 import { deviceNames, leftCookies, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const host = makeHost('ext4', oneSegment(), { name: 'host' })

@@ -1,5 +1,5 @@
 // Where a file's bytes lie on its filesystem's device.
-import { native, type ExtentFacts } from './native.js'
+import { native, type ExtentFacts } from '../kernel/native.js'
 
 /** A run of a file's bytes on the device of its filesystem; see FIEMAP in the kernel's documentation. */
 export interface Extent {

@@ -1,12 +1,12 @@
 // The file beneath a device: opened once, known by what it is and not by its path.
 import debug from 'debug'
-import { isSystemError, verdict } from './errors.js'
-import { filesystemOf, type Filesystem } from './filesystems.js'
-import { native, result, type FileFacts, type Look, type OpenedFile } from './native.js'
-import { FILESYSTEMS, type AddressCall } from './policy.js'
-import { deviceName } from './sysfs.js'
-import { usesOf, type Uses } from './uses.js'
-import { poll, type Patience } from './wait.js'
+import { isSystemError, verdict } from '../kernel/errors.js'
+import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
+import { native, result, type FileFacts, type Look, type OpenedFile } from '../kernel/native.js'
+import { FILESYSTEMS, type AddressCall } from '../kernel/policy.js'
+import { deviceName } from '../kernel/sysfs.js'
+import { usesOf, type Uses } from '../kernel/file-uses.js'
+import { poll, type Patience } from '../kernel/wait.js'
 
 const log = debug('dmloop:backing-file')
 

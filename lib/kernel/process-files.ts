@@ -1,8 +1,8 @@
 // What a process has of a file, from /proc: descriptors and mappings.
-import type { BackingFile } from './backing-file.js'
+import type { BackingFile } from '../plan/backing-file.js'
 import { openFilesOf } from './processes.js'
 import { readText } from './sysfs.js'
-import { isSame } from './uses.js'
+import { isSame } from './file-uses.js'
 
 /** A range of a process's memory that shows the file. */
 export interface MemoryRange {

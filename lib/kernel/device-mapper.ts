@@ -1,10 +1,10 @@
 // The device-mapper device of a mapping: reserve it, give it a table, let it go.
 import debug from 'debug'
-import { isUnreachable, noDeviceMapper } from './device-stack.js'
+import { isUnreachable, noDeviceMapper } from '../plan/device-stack.js'
 import { DmloopError, isSystemError, systemError, verdict } from './errors.js'
 import { stillOpen } from './holders.js'
 import { computed, native, result, type DmDevice, type DmTarget } from './native.js'
-import { identityOf } from './names.js'
+import { identityOf } from '../plan/names.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
 import {

@@ -1,12 +1,12 @@
 // The devices beneath a filesystem, and a file's segments seen through them.
 import debug from 'debug'
 import type { BackingFile } from './backing-file.js'
-import { describeStack } from './describe-stack.js'
-import { exactOrTooLarge, isSystemError, problem, type Problem } from './errors.js'
-import { native, result, type DmDevice, type DmTable, type Layer } from './native.js'
+import { describeStack } from '../kernel/describe-device.js'
+import { exactOrTooLarge, isSystemError, problem, type Problem } from '../kernel/errors.js'
+import { native, result, type DmDevice, type DmTable, type Layer } from '../kernel/native.js'
 import { identityOf } from './names.js'
-import { sameNumbers } from './segments.js'
-import { deviceName, mountsOf } from './sysfs.js'
+import { sameNumbers } from '../kernel/segments.js'
+import { deviceName, mountsOf } from '../kernel/sysfs.js'
 
 const log = debug('dmloop:device-stack')
 

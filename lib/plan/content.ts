@@ -1,10 +1,10 @@
 // Whether the device shows the bytes of the file: read through both, past every cache.
 import { constants } from 'node:fs'
 import debug from 'debug'
-import { DmloopError, problem, type Problem } from './errors.js'
-import { native, result } from './native.js'
-import type { MapRequest } from './options.js'
-import { OpenPath } from './path.js'
+import { DmloopError, problem, type Problem } from '../kernel/errors.js'
+import { native, result } from '../kernel/native.js'
+import type { MapRequest } from '../options.js'
+import { OpenPath } from '../kernel/path.js'
 import type { SlicePlan } from './plan-file.js'
 import type { FileSlice } from './range.js'
 

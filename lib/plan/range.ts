@@ -1,6 +1,6 @@
 // Which bytes of which file a device shows.
 import type { BackingFile } from './backing-file.js'
-import { problem, type Problem } from './errors.js'
+import { problem, type Problem } from '../kernel/errors.js'
 
 /** A run of one file's bytes. */
 export interface FileSlice {

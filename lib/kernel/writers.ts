@@ -1,7 +1,7 @@
 // Who has a file open, as far as this process can see.
 import { constants } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import type { BackingFile } from './backing-file.js'
+import type { BackingFile } from '../plan/backing-file.js'
 import { descriptorsOf, memoryOf } from './process-files.js'
 import { processesThat } from './processes.js'
 

@@ -9,17 +9,17 @@ import {
   hasLiveTable,
   listDevices,
   overlaps,
-} from './device-mapper.js'
+} from '../kernel/device-mapper.js'
 import { descend, type DeviceStack } from './device-stack.js'
-import { verdict } from './errors.js'
-import { listLoops, type Loop } from './loop.js'
+import { verdict } from '../kernel/errors.js'
+import { listLoops, type Loop } from '../kernel/loop.js'
 import { identityOf, partIdentityOf, uuidOf } from './names.js'
-import { native, result, type ExtentList } from './native.js'
+import { native, result, type ExtentList } from '../kernel/native.js'
 import type { DrawnPlan } from './plan-file.js'
-import { EXTENT_FLAGS, FILESYSTEMS, REALTIME } from './policy.js'
-import { SECTOR, SegmentTable } from './segments.js'
-import { deviceName, deviceSize } from './sysfs.js'
-import { nodePath } from './udev.js'
+import { EXTENT_FLAGS, FILESYSTEMS, REALTIME } from '../kernel/policy.js'
+import { SECTOR, SegmentTable } from '../kernel/segments.js'
+import { deviceName, deviceSize } from '../kernel/sysfs.js'
+import { nodePath } from '../kernel/udev.js'
 
 /** Extents whose address, if they have one, is not where their bytes alone lie. */
 const PLACELESS =

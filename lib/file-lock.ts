@@ -3,12 +3,12 @@ import { randomBytes } from 'node:crypto'
 import { mkdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import debug from 'debug'
-import { BackingFiles } from './backing-file.js'
-import { DmloopError, isSystemError, verdict, type Problem } from './errors.js'
-import { native, result } from './native.js'
-import type { Backend } from './policy.js'
-import type { DeviceNode } from './udev.js'
-import { poll, type Patience } from './wait.js'
+import { BackingFiles } from './plan/backing-file.js'
+import { DmloopError, isSystemError, verdict, type Problem } from './kernel/errors.js'
+import { native, result } from './kernel/native.js'
+import type { Backend } from './kernel/policy.js'
+import type { DeviceNode } from './kernel/udev.js'
+import { poll, type Patience } from './kernel/wait.js'
 
 const log = debug('dmloop:claim')
 

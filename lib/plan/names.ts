@@ -1,6 +1,6 @@
 // Names and UUIDs of our devices.
 import { basename } from 'node:path'
-import { verdict } from './errors.js'
+import { verdict } from '../kernel/errors.js'
 
 /** What udev leaves as it is in a name (FACTS section 5). */
 const SAFE = 'A-Za-z0-9#+\\-.:=@_'

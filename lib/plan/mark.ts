@@ -1,8 +1,8 @@
 // The mark: what a guard notes in an extended attribute of the file itself. It is there after a crash and
 // after a reboot, and wherever /run is another one, for whoever releases the file.
-import { isSystemError, verdict } from './errors.js'
-import { native, result } from './native.js'
-import type { Hold } from './policy.js'
+import { isSystemError, verdict } from '../kernel/errors.js'
+import { native, result } from '../kernel/native.js'
+import type { Hold } from '../kernel/policy.js'
 
 export interface Mark {
   /** The file when it was mapped; see `BackingFile.identity`. */

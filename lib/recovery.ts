@@ -1,8 +1,8 @@
 // What an earlier process left behind: half-made devices, guards, records of mappings that are gone.
 import debug from 'debug'
-import type { BackingFile } from './backing-file.js'
-import { Claim, openClaimed, readRecord, readRecords, type MappingRecord } from './claim.js'
-import { withDeadline } from './deadline.js'
+import type { BackingFile } from './plan/backing-file.js'
+import { Claim, openClaimed, readRecord, readRecords, type MappingRecord } from './file-lock.js'
+import { withDeadline } from './kernel/deadline.js'
 import {
   alreadyMapped,
   assertAlone,
@@ -10,18 +10,18 @@ import {
   hasLiveTable,
   removeDevice,
   removeLeftNode,
-} from './device-mapper.js'
+} from './kernel/device-mapper.js'
 import { letGo, markOf, takeHoldsOff } from './guard.js'
-import { findNamedLoop, isBeneath, listLoops, removeLoop, type Loop } from './loop.js'
-import { partIdentityOf, partOf, uuidOf } from './names.js'
+import { findNamedLoop, isBeneath, listLoops, removeLoop, type Loop } from './kernel/loop.js'
+import { partIdentityOf, partOf, uuidOf } from './plan/names.js'
 import { MappedFiles, recordWithout } from './mapped-files.js'
-import type { Mark } from './mark.js'
-import type { DmDevice } from './native.js'
+import type { Mark } from './plan/mark.js'
+import type { DmDevice } from './kernel/native.js'
 import { DEFAULT_TIMEOUT, pathOf, PATIENCE } from './options.js'
 import { expelStalePages } from './page-cache.js'
-import { drawPlan } from './plan-file.js'
-import { nodePath, sweepCookies } from './udev.js'
-import type { Patience } from './wait.js'
+import { drawPlan } from './plan/plan-file.js'
+import { nodePath, sweepCookies } from './kernel/udev.js'
+import type { Patience } from './kernel/wait.js'
 
 const log = debug('dmloop:remains')
 

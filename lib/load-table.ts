@@ -1,8 +1,8 @@
 // A table is loaded and proven before it goes live.
-import { assertBlocksFree } from './alone.js'
-import { loadTable } from './device-mapper.js'
-import type { DmDevice } from './native.js'
-import { proveUnchanged, type DrawnPlan } from './plan-file.js'
+import { assertBlocksFree } from './plan/overlap.js'
+import { loadTable } from './kernel/device-mapper.js'
+import type { DmDevice } from './kernel/native.js'
+import { proveUnchanged, type DrawnPlan } from './plan/plan-file.js'
 
 /**
  * Loads a plan's table into a device without making it live, and looks whether it may be: no other mapping

@@ -1,8 +1,8 @@
 // What mapping a file would do: the outcome of planFile.
-import { DmloopError, type Problem } from './errors.js'
+import { DmloopError, type Problem } from '../kernel/errors.js'
 import { ExtentTable } from './extents.js'
-import type { Backend } from './policy.js'
-import { SegmentTable } from './segments.js'
+import type { Backend } from '../kernel/policy.js'
+import { SegmentTable } from '../kernel/segments.js'
 
 /** A file of a plan. */
 export interface PlannedFile {

@@ -1,16 +1,16 @@
 // Whether a file and its extents may be mapped: the policy applied to the facts.
 import type { BackingFile } from './backing-file.js'
-import { problem, type Problem } from './errors.js'
-import { missing, needed, NOT_PRIVATE, type Guard } from './guard.js'
+import { problem, type Problem } from '../kernel/errors.js'
+import { missing, needed, NOT_PRIVATE, type Guard } from '../guard.js'
 import { ownMark } from './mark.js'
-import type { ExtentFacts, Ranges } from './native.js'
+import type { ExtentFacts, Ranges } from '../kernel/native.js'
 import {
   EXTENT_FLAGS,
   FILE_ATTRIBUTES,
   HARMLESS_EXTENT_FLAGS,
   FILESYSTEMS,
   type DmloopCode,
-} from './policy.js'
+} from '../kernel/policy.js'
 
 /** Verdicts on the file as a whole, before its extents are looked at. */
 export function judgeFile(file: BackingFile, { readOnly }: { readOnly: boolean }): Problem[] {
