@@ -213,7 +213,7 @@ const STEPS = [
     file: 'map-file',
     from: '    await files.settle()\n',
     to: '    await files.look()\n',
-    run: guest('bytes', ['xfs'], ['--disk=400', '--memory=3G']),
+    run: PROOF,
   },
 ]
 
