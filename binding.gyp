@@ -45,7 +45,7 @@
         'native/js_segments.cc',
         'native/js_udev.cc',
         'native/local_socket.cc',
-        'native/look.cc',
+        'native/probe.cc',
         'native/loop.cc',
         'native/mounts.cc',
         'native/page_cache.cc',

@@ -1,6 +1,14 @@
 import eslint from '@eslint/js'
 import tseslint from 'typescript-eslint'
 
+/** Forbids imports whose path starts with a pattern. */
+const restrictImports = (pattern, message) => ({
+  '@typescript-eslint/no-restricted-imports': [
+    'error',
+    { patterns: [{ regex: `^${pattern.replaceAll('.', '\\.')}`, message }] },
+  ],
+})
+
 export default tseslint.config(
   { ignores: ['build', 'dist', 'out', '.tap'] },
   eslint.configs.recommended,
@@ -27,6 +35,15 @@ export default tseslint.config(
       ],
       '@typescript-eslint/switch-exhaustiveness-check': 'error',
     },
+  },
+  // The storeys of lib/: imports point only downward. lib/*.ts may import plan/ and kernel/.
+  {
+    files: ['lib/plan/**/*.ts'],
+    rules: restrictImports('../(?!kernel/)', 'lib/plan/ imports from lib/kernel/ and itself only.'),
+  },
+  {
+    files: ['lib/kernel/**/*.ts'],
+    rules: restrictImports('../', 'lib/kernel/ imports from itself only.'),
   },
   {
     files: ['**/*.js', '**/*.mjs'],

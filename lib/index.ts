@@ -9,11 +9,6 @@ export { ExtentTable, type Extent } from './plan/extents.js'
 export { SegmentTable, type Segment } from './kernel/segments.js'
 export { DmloopError, type Problem, type SystemError } from './kernel/errors.js'
 export type { DmloopCode } from './kernel/policy.js'
-export type { Progress } from './plan/content.js'
-export type {
-  MapOptions,
-  PlanOptions,
-  UnmapOptions,
-  VerifyOptions,
-  WrapOptions,
-} from './options.js'
+export type { Progress } from './plan/progress.js'
+export type { PlanOptions } from './plan/plan-options.js'
+export type { MapOptions, UnmapOptions, VerifyOptions, WrapOptions } from './options.js'

@@ -1,34 +1,38 @@
 // A mapping of the file's own blocks: a device-mapper table of linear segments.
-import { Claim, readRecord, type MappingRecord } from './file-lock.js'
-import { compareContent } from './plan/content.js'
+import debug from 'debug'
 import {
   clearTable,
   findDevice,
+  findSameDevice,
   hasLiveTable,
+  isReadOnly,
   liveTable,
   removeDevice,
   removeLeftNode,
   repairNode,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import debug from 'debug'
-import { isReadOnly } from './plan/device-stack.js'
-import { problem, verdict, type FileRange, type Problem } from './kernel/errors.js'
-import { judgeGuard } from './guard.js'
-import { isOf, MappedDevice } from './mapped-device.js'
-import { MappedFiles, recordWithout } from './mapped-files.js'
-import { identityOf } from './plan/names.js'
+import { dmloopError, problem, type FileRange, type Problem } from './kernel/errors.js'
 import type { DmDevice } from './kernel/native.js'
-import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
-import { drawPlan, type DrawnPlan } from './plan/plan-file.js'
-import { loadProven } from './load-table.js'
 import { SECTOR } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
+import { DEFAULT_TIMEOUT } from './kernel/wait.js'
+import { FileDevice } from './file-device.js'
+import type { FileLock } from './file-lock.js'
+import { judgeGuard } from './guard.js'
+import { loadProven } from './load-table.js'
+import { MappedFiles, reconstructRecord } from './mapped-files.js'
+import type { UnmapRequest, VerifyRequest } from './options.js'
+import type { BackingFiles } from './plan/backing-file.js'
+import { buildPlan, type BuiltPlan } from './plan/build-plan.js'
+import { compareContent } from './plan/content.js'
+import { identityOf } from './plan/names.js'
+import { readRecord, type MappingRecord } from './record.js'
 
 const log = debug('dmloop:linear-device')
 
-export class LinearDevice extends MappedDevice {
+export class LinearDevice extends FileDevice {
   readonly backend = 'linear'
   readonly directIo = true
   #device: DmDevice
@@ -39,11 +43,11 @@ export class LinearDevice extends MappedDevice {
     this.#device = device
   }
 
-  /** The mapping that a kernel's device is; the device must be one of ours. */
+  /** The mapping of a kernel device; it must be one of ours. */
   static async of(device: DmDevice): Promise<LinearDevice> {
     await repairNode(device)
     const record = await readRecord(identityOf(device.uuid) ?? '')
-    const known = record?.uuid === device.uuid ? record : await recordWithout(device)
+    const known = record?.uuid === device.uuid ? record : await reconstructRecord(device)
     const size = await deviceSize(deviceName(device.major, device.minor))
     return new LinearDevice(device, known, size)
   }
@@ -52,109 +56,94 @@ export class LinearDevice extends MappedDevice {
     return this.#device.targetCount
   }
 
-  protected async deviations({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
-    const device = await this.#live()
+  protected async findProblems({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
+    const device = await this.#currentDevice()
     const record = await this.currentRecord()
     const live = await liveTable(device)
     await using found = await MappedFiles.find(record, live)
     const files = found.assertFound()
-    const drawn = await drawPlan(files.list, record)
-    const problems = [...drawn.plan.problems]
+    const built = await buildPlan(files.list, record)
+    const problems = [...built.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
-    if (drawn.plan.problems.length === 0) {
-      const sector = await drawn.plan.segments.firstDifference(live)
+    if (built.plan.problems.length === 0) {
+      const sector = await built.plan.segments.firstDifference(live)
       if (sector !== undefined) {
-        problems.push(problem('DMLOOP_FILE_CHANGED', rangeAt(drawn, sector)))
+        problems.push(problem('DMLOOP_FILE_CHANGED', blockAt(built, sector)))
       }
     }
     if (problems.length === 0 && mode !== 'none') {
-      const found = await compareContent(drawn.parts, nodePath(device.name), { mode, ...request })
+      const found = await compareContent(built.parts, nodePath(device.name), { mode, ...request })
       if (found) problems.push(found)
     }
     return problems
   }
 
-  /** The device as it is now: dmsetup may have renamed it. Rejects with DMLOOP_NOT_MAPPED when it is gone. */
-  async #live(): Promise<DmDevice> {
-    const device = await findDevice({ uuid: this.uuid })
-    if (device?.minor === this.minor) return device
-    throw verdict(
-      'DMLOOP_NOT_MAPPED',
-      { file: this.files[0] ?? this.path },
-      'is not mapped any more',
-    )
+  /** The device now: dmsetup may have renamed it. Rejects with DMLOOP_NOT_MAPPED when it is gone. */
+  async #currentDevice(): Promise<DmDevice> {
+    const device = await findSameDevice(this)
+    if (device) return device
+    const file = this.files[0] ?? this.path
+    throw dmloopError('DMLOOP_NOT_MAPPED', { file }, 'is no longer mapped')
   }
 
-  protected override async recall(): Promise<MappingRecord> {
-    return await recordWithout(await this.#live())
+  protected override async rebuildRecord(): Promise<MappingRecord> {
+    return await reconstructRecord(await this.#currentDevice())
   }
 
-  protected async enlarge(): Promise<void> {
-    const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
-    const { identities } = await this.currentRecord()
-    await using claim = await Claim.take(identities, patience)
-    const record = await this.currentRecord()
-    await using found = await MappedFiles.find(record)
-    const files = found.assertFound()
-    await files.lock(patience)
-    await files.settle()
-    const drawn = await drawPlan(files.list, { ...record, length: undefined })
-    const { plan } = drawn
+  protected async mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number> {
+    const built = await buildPlan(files.list, { ...record, length: undefined })
+    const { plan } = built
     plan.assertMappable()
-
-    const device = await this.#live()
+    const device = await this.#currentDevice()
     const live = await liveTable(device)
     const difference = await plan.segments.firstDifference(live)
-    if (difference !== undefined && difference < live.sectors) {
-      throw verdict('DMLOOP_FILE_CHANGED', rangeAt(drawn, difference))
+    if (difference === undefined) return plan.size
+    if (difference < live.sectors) {
+      throw dmloopError('DMLOOP_FILE_CHANGED', blockAt(built, difference))
     }
-    const grown = { ...record, length: plan.size }
-    if (difference !== undefined) {
-      try {
-        await loadProven(device, drawn)
-        this.#device = await resumeDevice(device, patience.timeout, record.udevScan)
-      } catch (error) {
-        await clearTable(device).catch((failure: unknown) => log('clearing: %o', failure))
-        throw error
-      }
+    try {
+      await loadProven(device, built)
+      this.#device = await resumeDevice(device, DEFAULT_TIMEOUT, record.udevScan)
+    } catch (error) {
+      await clearTable(device).catch((failure: unknown) => log('clearing: %o', failure))
+      throw error
     }
-    await claim.write(grown)
-    this.grown(grown)
+    return plan.size
   }
 
-  protected async isThere(): Promise<boolean> {
-    return (await findDevice({ uuid: this.uuid }))?.minor === this.minor
+  protected async exists(): Promise<boolean> {
+    return (await findSameDevice(this)) !== undefined
   }
 
-  protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
-    const identity = identityOf(this.uuid) ?? ''
-    await using claim = await Claim.take(this.record?.identities ?? [identity], request)
-    const claimed = claim.recordOf(identity)
-    // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
-    if (this.record && claimed && !isOf(claimed, this.record)) return 'removed'
-    const found = await findDevice({ uuid: this.uuid })
-    if (found && found.minor !== this.minor) return 'removed'
-    const record = claimed ?? this.record ?? (found && (await recordWithout(found)))
+  protected async removeLocked(
+    request: UnmapRequest,
+    lock: FileLock,
+    locked: MappingRecord | undefined,
+  ): Promise<'removed' | 'deferred'> {
+    const device = await findDevice({ uuid: this.uuid })
+    // The UUID belongs to a new mapping of the same file.
+    if (device && device.minor !== this.minor) return 'removed'
+    const record = locked ?? this.record ?? (device && (await reconstructRecord(device)))
     if (!record) return 'removed'
-    const table = found && hasLiveTable(found) ? await liveTable(found) : undefined
+    const table = device && hasLiveTable(device) ? await liveTable(device) : undefined
     await using files = await MappedFiles.find(record, table)
-    await files.lock(request)
-    if (found && (await removeDevice(found, request)) === 'deferred') return 'deferred'
-    if (!found) await removeLeftNode(record.node)
+    await files.flock(request)
+    if (device && (await removeDevice(device, request)) === 'deferred') return 'deferred'
+    if (!device) await removeLeftNode(record.node)
     try {
       await files.finish()
     } catch (error) {
-      // What is left to do is kept for the next call, of whatever process.
-      if (!claimed) await claim.write(record)
+      // The next call, of whatever process, needs the record to finish.
+      if (!locked) await lock.write(record)
       throw error
     }
-    await claim.clearOf(record)
+    await lock.clearOf(record)
     return 'removed'
   }
 }
 
-/** The block of a file that a sector of the device shows. */
-function rangeAt({ parts }: DrawnPlan, sector: number): FileRange {
+/** The block of a file that a sector of the device is mapped to. */
+function blockAt({ parts }: BuiltPlan, sector: number): FileRange {
   let start = 0
   for (const { slice } of parts) {
     const offset = slice.offset + sector * SECTOR - start

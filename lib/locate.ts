@@ -1,56 +1,58 @@
-// Finding the file of a mapping: by what its filesystem knows it by, never by its path.
+// Finding the file of a mapping again: by its identity, never by its path alone.
 import { opendir } from 'node:fs/promises'
 import { join } from 'node:path'
 import debug from 'debug'
-import { isShownBy } from './plan/overlap.js'
-import { BackingFile } from './plan/backing-file.js'
 import { isSystemError } from './kernel/errors.js'
-import { ownMark } from './plan/mark.js'
-import { handleOf } from './plan/names.js'
 import { native, result } from './kernel/native.js'
 import { FILESYSTEMS } from './kernel/policy.js'
 import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, mountsOf } from './kernel/sysfs.js'
+import { BackingFile } from './plan/backing-file.js'
+import { ownMark } from './plan/mark.js'
+import { handleOf } from './plan/names.js'
+import { isMappedBy } from './plan/overlap.js'
 
 const log = debug('dmloop:locate')
 
-/** The file, opened; or that its filesystem has it no more; or that nothing leads to its filesystem. */
+/** The open file; or that its filesystem no longer has it; or that its filesystem is mounted nowhere. */
 export type Located = BackingFile | 'gone' | 'unreachable'
 
 export interface Clues {
-  /** Where the file was. It is believed only as far as what is there now is the file. */
+  /** Where the file was. Whatever is there now counts only if it has the identity. */
   path: string | undefined
-  /** Whether a guard of ours has marked the file. */
+  /** Whether a guard has marked the file. */
   marked: boolean
-  /** The mapping's live table, where there is one: it has the file's blocks, whatever their number. */
+  /** The mapping's live table, if there is one: it has the file's blocks, whatever their device number. */
   table?: SegmentTable | undefined
 }
 
-/** Finds the file of an identity; see `BackingFile.identity`. */
+/** Finds the file with an identity; see `BackingFile.identity`. */
 export async function locateFile(identity: string, clues: Clues): Promise<Located> {
   const named = handleOf(identity)
-  if (!named) return await locateByPlace(identity, clues.path)
+  if (!named) return await locateByAddress(identity, clues.path)
   const { handle } = named
-  const own = await openAt(named, handle)
-  if (own instanceof BackingFile && (!clues.marked || bearsMark(own, identity))) return own
-  // A volume that was deactivated and activated again beneath its mapping has another number; and what
-  // has the old number now may be another filesystem.
+  const expected = await openAt(named, handle)
+  if (expected instanceof BackingFile && (!clues.marked || hasMark(expected, identity))) {
+    return expected
+  }
+  // A volume that was deactivated and activated again while its file was mapped has another number, and the
+  // old number may now belong to another filesystem.
   for (const device of await otherDevices(deviceName(named.major, named.minor))) {
     const found = await openAt(device, handle)
     if (!(found instanceof BackingFile)) continue
-    const shown = clues.table !== undefined && (await isShownBy(clues.table, found))
-    if (shown || bearsMark(found, identity)) {
+    const mapped = clues.table !== undefined && (await isMappedBy(clues.table, found))
+    if (mapped || hasMark(found, identity)) {
       log('%s has become %s', identity, found.identity)
-      if (own instanceof BackingFile) await own[Symbol.asyncDispose]()
+      if (expected instanceof BackingFile) await expected[Symbol.asyncDispose]()
       return found
     }
     await found[Symbol.asyncDispose]()
   }
-  if (own === 'gone' && clues.marked) return 'unreachable'
-  return own
+  if (expected === 'gone' && clues.marked) return 'unreachable'
+  return expected
 }
 
-const bearsMark = ({ facts, identity }: BackingFile, wanted: string): boolean =>
+const hasMark = ({ facts, identity }: BackingFile, wanted: string): boolean =>
   ownMark(facts.mark, identity)?.identity === wanted
 
 async function openAt(
@@ -66,7 +68,7 @@ async function openAt(
   }
 }
 
-/** The devices of all other mounted filesystems that have such handles. */
+/** The devices of all other mounted filesystems whose files have such handles. */
 async function otherDevices(known: string): Promise<{ major: number; minor: number }[]> {
   const mounts = await result(native.listMounts())
   const devices = new Map(
@@ -79,10 +81,10 @@ async function otherDevices(known: string): Promise<{ major: number; minor: numb
 }
 
 /**
- * Where there are no handles (vfat), a file is known by where its first byte is stored: if it is not where it
- * was, it is looked for in all of its filesystem.
+ * Finds a file without a handle (on vfat), which is identified by the address of its first byte. If it is not
+ * at its path any more, the whole filesystem is searched.
  */
-async function locateByPlace(identity: string, path: string | undefined): Promise<Located> {
+async function locateByAddress(identity: string, path: string | undefined): Promise<Located> {
   const there = path === undefined ? undefined : await openIf(path, identity)
   if (there) return there
   const [major = '', minor = ''] = identity.split('-')

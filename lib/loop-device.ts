@@ -1,47 +1,50 @@
-// A mapping through loop devices: the file's filesystem does the I/O. Several files are a loop device
-// each, joined by a device-mapper table.
-import { assertUnmapped } from './plan/overlap.js'
-import type { BackingFiles } from './plan/backing-file.js'
-import { Claim, readRecord, type MappingRecord } from './file-lock.js'
-import { compareContent, wholly } from './plan/content.js'
+// A mapping through loop devices: the file's filesystem does the I/O. Several files have a loop device
+// each, concatenated by a device-mapper table.
+import { constants } from 'node:os'
 import {
-  findDevice,
+  findSameDevice,
   liveTable,
   loadTable,
   removeDevice,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import { problem, verdict, type Problem } from './kernel/errors.js'
+import { dmloopError, problem, type Problem } from './kernel/errors.js'
+import { isSameFile } from './kernel/file-uses.js'
 import {
+  detachLoop,
   findLoop,
   findNamedLoop,
   hasDirectIo,
   isReadOnlyLoop,
   loopNumber,
-  removeLoop,
   type Loop,
 } from './kernel/loop.js'
-import { isOf, MappedDevice, type DeviceFacts } from './mapped-device.js'
-import { MappedFiles } from './mapped-files.js'
-import { identityOf, partIdentityOf } from './plan/names.js'
 import { native, result, type DmDevice } from './kernel/native.js'
-import { DEFAULT_TIMEOUT, type UnmapRequest, type VerifyRequest } from './options.js'
-import { planLoop } from './plan/plan-file.js'
-import { sliceFiles, type FileSlice } from './plan/range.js'
 import { SECTOR, SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize, kernelName } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
-import { isSame } from './kernel/file-uses.js'
-import { poll } from './kernel/wait.js'
+import { DEFAULT_TIMEOUT, DEFAULT_WAIT, poll } from './kernel/wait.js'
+import { FileDevice } from './file-device.js'
+import type { FileLock } from './file-lock.js'
+import type { DeviceFacts } from './mapped-device.js'
+import { MappedFiles } from './mapped-files.js'
+import type { UnmapRequest, VerifyRequest } from './options.js'
+import type { BackingFiles } from './plan/backing-file.js'
+import { buildLoopPlan } from './plan/build-plan.js'
+import { compareContent, withoutExtents } from './plan/content.js'
+import { identityOf, partIdentityOf } from './plan/names.js'
+import { assertUnmapped } from './plan/overlap.js'
+import { sliceFiles, type FileSlice } from './plan/range.js'
+import { readRecord, type MappingRecord } from './record.js'
 
-/** The loop devices of a mapping, and what joins them if there are several. */
+/** The loop devices of a mapping, and the device that concatenates them if there are several. */
 export interface LoopStack {
   loops: Loop[]
   top: DmDevice | undefined
 }
 
-/** The table that lays loop devices of these sizes (bytes) end to end. */
-export function joiningTable(parts: readonly Loop[]): SegmentTable {
+/** The table that concatenates loop devices. */
+export function concatenationTable(parts: readonly Loop[]): SegmentTable {
   let start = 0
   const rows = parts.flatMap(({ size }, index) => {
     const row = [start, size / SECTOR, index, 0]
@@ -52,7 +55,7 @@ export function joiningTable(parts: readonly Loop[]): SegmentTable {
   return new SegmentTable(Float64Array.from(rows), devices)
 }
 
-export class LoopDevice extends MappedDevice {
+export class LoopDevice extends FileDevice {
   readonly backend = 'loop'
   readonly directIo: boolean
   readonly #stack: LoopStack
@@ -63,7 +66,7 @@ export class LoopDevice extends MappedDevice {
     this.#stack = stack
   }
 
-  /** The mapping that a loop device of ours is by itself. */
+  /** The mapping of a loop device; it must be one of ours. */
   static async of(loop: Loop): Promise<LoopDevice> {
     const record = await readRecord(identityOf(loop.name) ?? '')
     const known = record?.uuid === loop.name ? record : undefined
@@ -71,11 +74,8 @@ export class LoopDevice extends MappedDevice {
     return new LoopDevice({ loops: [loop], top: undefined }, known, size)
   }
 
-  /**
-   * The mapping of several files that a device of ours joins, if it is one: it is made of loop devices that
-   * bear the names of parts.
-   */
-  static async joined(
+  /** The mapping of several files that a device concatenates; undefined where it is no such device. */
+  static async ofConcatenation(
     top: DmDevice,
     record: MappingRecord | undefined,
   ): Promise<LoopDevice | undefined> {
@@ -89,98 +89,80 @@ export class LoopDevice extends MappedDevice {
     return this.#stack.loops.length
   }
 
-  protected async deviations({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
+  get #ownLoops(): string[] {
+    return this.#stack.loops.map(({ path }) => path)
+  }
+
+  protected async findProblems({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
     const record = await this.currentRecord()
     await using found = await MappedFiles.find(record)
     const files = found.assertFound()
-    this.#forgetOwn(files)
-    const { problems } = planLoop(files.list, record)
+    const { problems } = buildLoopPlan(files.list, { ...record, ownLoops: this.#ownLoops })
     const { slices } = sliceFiles(files.list, record, record.blockSize)
     for (const [index, slice] of slices.entries()) {
       const recorded = record.loops[index]
       const loop = recorded && (await findNamedLoop(recorded))
-      if (loop && shows(loop, slice)) continue
-      problems.push(problem('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_SHOWN))
+      if (loop && isBackedBy(loop, slice)) continue
+      problems.push(problem('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_BACKING))
     }
     if (problems.length === 0 && mode !== 'none') {
-      const found = await compareContent(wholly(slices), this.path, { mode, ...request })
+      const parts = withoutExtents(slices)
+      const found = await compareContent(parts, this.path, { mode, ...request })
       if (found) problems.push(found)
     }
     return problems
   }
 
-  /** That a loop device shows these files is no problem when it is this one. */
-  #forgetOwn(files: BackingFiles): void {
-    const own = this.#stack.loops.map(({ path }) => path)
-    for (const file of files.list) {
-      file.uses.loops = file.uses.loops.filter((path) => !own.includes(path))
-    }
-  }
-
-  protected async enlarge(): Promise<void> {
-    const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
-    const { identities } = await this.currentRecord()
-    await using claim = await Claim.take(identities, patience)
-    const record = await this.currentRecord()
-    await using found = await MappedFiles.find(record)
-    const files = found.assertFound()
-    await files.lock(patience)
-    await files.settle()
-    this.#forgetOwn(files)
-    const request = { ...record, length: undefined }
-    const plan = planLoop(files.list, request)
+  protected async mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number> {
+    const request = { ...record, length: undefined, ownLoops: this.#ownLoops }
+    const plan = buildLoopPlan(files.list, request)
     plan.assertMappable()
     for (const file of files.list) await assertUnmapped(file)
     const { slices } = sliceFiles(files.list, request, record.blockSize)
     const { loops, top } = this.#stack
     if (slices.length !== loops.length) {
       const detail = 'grew by a file that has no loop device: unmap and map again'
-      throw verdict('DMLOOP_FILE_CHANGED', { file: this.files[0] }, detail)
+      throw dmloopError('DMLOOP_FILE_CHANGED', { file: this.files[0] }, detail)
     }
     for (const [index, slice] of slices.entries()) {
       const loop = loops[index] as Loop
       if (!(await findNamedLoop(loop))) {
-        throw verdict('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_SHOWN)
+        throw dmloopError('DMLOOP_FILE_CHANGED', { file: slice.file.path }, NOT_BACKING)
       }
       await resize(loop, slice.length)
     }
     if (top) {
-      await loadTable(top, joiningTable(loops), record.readOnly)
-      await resumeDevice(top, patience.timeout, record.udevScan)
+      await loadTable(top, concatenationTable(loops), record.readOnly)
+      await resumeDevice(top, DEFAULT_TIMEOUT, record.udevScan)
     }
-    const grown = { ...record, length: plan.size }
-    await claim.write(grown)
-    this.grown(grown)
+    return plan.size
   }
 
-  protected async isThere(): Promise<boolean> {
+  protected async exists(): Promise<boolean> {
     const { loops, top } = this.#stack
-    if (top) return (await findDevice({ uuid: this.uuid }))?.minor === this.minor
+    if (top) return (await findSameDevice(this)) !== undefined
     const found = await Promise.all(loops.map(findNamedLoop))
     return found.some((loop) => loop !== undefined)
   }
 
-  protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
-    const identity = identityOf(this.uuid) ?? ''
+  protected async removeLocked(
+    request: UnmapRequest,
+    lock: FileLock,
+    record: MappingRecord | undefined,
+  ): Promise<'removed' | 'deferred'> {
     const { loops, top } = this.#stack
-    await using claim = await Claim.take(this.record?.identities ?? [identity], request)
-    const record = claim.recordOf(identity)
-    // The same file may have been unmapped and mapped again meanwhile: that mapping is not this one.
-    if (this.record && record && !isOf(record, this.record)) return 'removed'
-    const found = top && (await findDevice({ uuid: this.uuid }))
+    const found = top && (await findSameDevice(this))
     const outcomes = []
-    if (found && found.minor === this.minor) outcomes.push(await removeDevice(found, request))
-    for (const loop of loops) outcomes.push(await removeLoop(loop, request))
+    if (found) outcomes.push(await removeDevice(found, request))
+    for (const loop of loops) outcomes.push(await detachLoop(loop, request))
     if (outcomes.includes('deferred')) return 'deferred'
-    if (!record) return 'removed'
-    await using files = await MappedFiles.find(record)
-    await files.finish()
-    await claim.clearOf(record)
+    // The filesystem kept the page cache coherent, and there was no guard: the files need nothing.
+    if (record) await lock.clearOf(record)
     return 'removed'
   }
 }
 
-/** The loop devices that a device of ours joins, in its order. */
+/** The loop devices that a device concatenates, in its order. */
 async function partsOf(top: DmDevice): Promise<Loop[]> {
   const { devices } = await liveTable(top)
   const loops: Loop[] = []
@@ -192,15 +174,13 @@ async function partsOf(top: DmDevice): Promise<Loop[]> {
   return loops
 }
 
-const EAGAIN = 11
-
-const NOT_SHOWN = 'is not what its loop device shows any more'
+const NOT_BACKING = 'no longer backs its loop device'
 
 function factsOf(
   { loops, top }: LoopStack,
   record: MappingRecord | undefined,
   size: number,
-): DeviceFacts {
+): Omit<DeviceFacts, 'files' | 'fallback'> {
   const [first] = loops
   const readOnly = first !== undefined && isReadOnlyLoop(first)
   if (top) return { ...top, path: nodePath(top.name), readOnly, size }
@@ -209,20 +189,19 @@ function factsOf(
   return { name: record?.node.name ?? `loop${number}`, path, ...device, uuid, readOnly, size }
 }
 
-const shows = (loop: Loop, { file, offset, length }: FileSlice): boolean =>
-  isSame(loop, file.facts) && loop.offset === offset && loop.size === length
+const isBackedBy = (loop: Loop, { file, offset, length }: FileSlice): boolean =>
+  isSameFile(loop, file.facts) && loop.offset === offset && loop.size === length
 
-/** While pages of the device are being dirtied the driver asks to try again. */
+/** The driver answers EAGAIN while pages of the device are being dirtied (loop_set_status, drivers/block/loop.c). */
 async function resize(loop: Loop, size: number): Promise<void> {
   if (loop.size === size) return
-  const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined }
   const { path, name } = loop
   const done = await poll(async () => {
     const settled = await native.loopResize(path, name, size)
-    if ('failure' in settled && settled.failure.errno === -EAGAIN) return undefined
+    if ('failure' in settled && settled.failure.errno === -constants.errno.EAGAIN) return undefined
     await result(Promise.resolve(settled), path)
     return true
-  }, patience)
-  if (!done) throw verdict('DMLOOP_TIMEOUT', { file: path }, 'was written to all the time')
+  }, DEFAULT_WAIT)
+  if (!done) throw dmloopError('DMLOOP_TIMEOUT', { file: path }, 'was written to all the time')
   loop.size = size
 }

@@ -1,7 +1,4 @@
 import debug from 'debug'
-import type { BackingFile, BackingFiles } from './plan/backing-file.js'
-import { newId, newRecord, openClaimed, type Claim } from './file-lock.js'
-import { proveContent } from './plan/content.js'
 import { withDeadline } from './kernel/deadline.js'
 import {
   assertDeviceMapper,
@@ -10,35 +7,41 @@ import {
   removeDevice,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import { readStack } from './plan/device-stack.js'
-import { isNameTaken, makeNamed } from './device-name.js'
 import { DmloopError, isSystemError } from './kernel/errors.js'
-import { holdStill, markOf, takeHoldsOff, whileHeld, type Holder } from './guard.js'
+import { nodePath } from './kernel/udev.js'
+import { DEFAULT_WAIT } from './kernel/wait.js'
+import { createNamed, isNameTaken } from './device-name.js'
+import { openLocked, type LockedFiles } from './file-lock.js'
+import { acquireGuard, readMark, restoreAttributes, whileLeased } from './guard.js'
 import { LinearDevice } from './linear-device.js'
+import { loadProven } from './load-table.js'
 import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
+import { parseMapOptions, type MapOptions, type MapRequest } from './options.js'
+import { dropStalePages } from './page-cache.js'
+import type { BackingFile } from './plan/backing-file.js'
+import { buildPlan } from './plan/build-plan.js'
+import { proveContent } from './plan/content.js'
+import { readStack } from './plan/device-stack.js'
 import { checkedName, uuidOf } from './plan/names.js'
-import { expelStalePages } from './page-cache.js'
-import { parseMapOptions, UNDO, type MapOptions, type MapRequest } from './options.js'
-import { drawPlan, fallsBack } from './plan/plan-file.js'
-import { loadProven } from './load-table.js'
+import { fallsBack } from './plan/plan-file.js'
 import { sliceFiles } from './plan/range.js'
-import { clearDevices } from './recovery.js'
-import { nodePath } from './kernel/udev.js'
-import { Undo } from './undo.js'
 import { inspectFiles, unguardableMount } from './plan/verdict.js'
+import { newId, newRecord } from './record.js'
+import { recoverFiles } from './recovery.js'
+import { Undo } from './undo.js'
 
 const log = debug('dmloop:map')
 
 /**
- * Makes a block device of a file (or of several, laid end to end): its I/O goes straight to the
- * file's own blocks, or through a loop device where `backend` says so. When the promise resolves, the
- * device's `path` opens.
+ * Makes a block device of a file (or of several, end to end): its I/O goes straight to the file's own
+ * blocks, or through a loop device where `backend` says so. When the promise resolves, the device's `path`
+ * can be opened.
  *
- * Rejects with the first problem that blocks as a DmloopError (all of them on `error.problems`), with
+ * Rejects with the first problem that blocks as a DmloopError (all of them in `error.problems`), with
  * the system's error when a call fails, with a TypeError or RangeError for a wrong argument, and with
- * the signal's reason when aborted. Then nothing is left behind; while the kernel keeps a call (then the code
- * is DMLOOP_TIMEOUT), as soon as it gives it back.
+ * the signal's reason when aborted. Then nothing is left behind; while the kernel keeps a call (the code is
+ * DMLOOP_TIMEOUT then), as soon as that returns.
  */
 export async function mapFile(
   file: string | string[],
@@ -55,66 +58,54 @@ export async function mapFile(
 
 async function map(request: MapRequest): Promise<MappedDevice> {
   if (request.backend === 'linear') await assertDeviceMapper()
-  const opened = await openClaimed(request.files, request)
-  await using files = opened.files
-  await using claim = opened.claim
-  const [first] = files.list as [BackingFile]
+  const locked = await openLocked(request.files, request)
+  await using files = locked.files
+  await using _ = locked.lock
   if (request.name !== undefined) checkedName(request.name)
-  await clearDevices(files.list, claim, request).catch((error: unknown) => {
-    // A guard that a crash has left cannot be taken off through a read-only mount.
+  await recoverFiles(locked, request).catch((error: unknown) => {
+    // A guard that a crash has left cannot be released through a read-only mount.
     throw isSystemError(error, 'EROFS') ? new DmloopError(unguardableMount(error.path)) : error
   })
-  await files.look()
-  // Before anything is done; that it stays free is seen to when the name is given.
+  await files.probe()
+  // Before anything is changed. createNamed makes sure of it.
   if (request.name !== undefined && (await isNameTaken(request.name))) throw nameTaken(request.name)
-  if (request.backend === 'loop') return await mapLoop(files, claim, request, [])
+  if (request.backend === 'loop') return await mapLoop(locked, request, [])
   const undo = new Undo()
   try {
-    return await mapLinear(files, claim, request, undo)
+    return await mapLinear(locked, request, undo)
   } catch (error) {
     if (request.backend === 'linear' || !(error instanceof DmloopError)) throw error
-    // Two devices over one file are never the answer.
+    // Never a second device over a file whose first one could not be removed.
     if (undo.failed || !fallsBack(error.problems)) throw error
-    log('%s: not linear: %s', first.path, error.message)
-    return await mapLoop(files, claim, request, error.problems)
+    log('%s: not linear: %s', request.files[0], error.message)
+    return await mapLoop(locked, request, error.problems)
   }
 }
 
 /** The walk: guard, extents, verdict, device stack, segments, device-mapper, proof. */
 async function mapLinear(
-  files: BackingFiles,
-  claim: Claim,
+  locked: LockedFiles,
   request: MapRequest,
   undo: Undo,
 ): Promise<LinearDevice> {
+  const { files, lock } = locked
   const [first] = files.list as [BackingFile]
   if (request.backend === 'auto') await assertDeviceMapper()
   await assertInspected(files.list, request)
   const id = newId()
-  const marked: string[] = []
   let live = false
   try {
-    undo.onFailure(() => claim.clear())
-    for (const [index, each] of files.list.entries()) {
-      // A guard that is there already may be that of another mapping.
-      const taken = await markOf(each)
-      undo.onFailure(async () => {
-        if (live) await expelStalePages(each)
-        if (!taken) await takeHoldsOff(each)
-      })
-      const holder = holderOf(id, request, files.list, index)
-      if (await holdStill(each, request.guard, holder)) marked.push(each.identity)
-    }
-    request.signal?.throwIfAborted()
-    await files.settle()
-    const drawn = await drawPlan(files.list, request)
-    const { plan } = drawn
+    undo.onFailure(() => lock.clear())
+    const marked = await guardFiles(files.list, id, request, undo, () => live)
+    await files.syncAndProbe()
+    const built = await buildPlan(files.list, request)
+    const { plan } = built
     plan.assertMappable()
     request.signal?.throwIfAborted()
 
-    const device = await makeNamed(first.path, request, async (name) => {
+    const device = await createNamed(first.path, request, async (name) => {
       const created = await createDevice(name, uuidOf(first.identity), first.path)
-      undo.onFailure(() => removeDevice(created, UNDO))
+      undo.onFailure(() => removeDevice(created, DEFAULT_WAIT))
       return created
     })
     const { name, uuid, major, minor } = device
@@ -128,38 +119,52 @@ async function mapLinear(
       loops: [],
       fallback: [],
     })
-    await claim.write(record)
-    const resumed = await whileHeld(files.list, request.guard, async () => {
-      await loadProven(device, drawn)
+    await lock.write(record)
+    const resumed = await whileLeased(files.list, request.guard, async () => {
+      await loadProven(device, built)
       request.signal?.throwIfAborted()
       live = true
       return await resumeDevice(device, request.timeout, request.udevScan)
     })
-    await proveContent(drawn.parts, nodePath(resumed.name), request)
+    await proveContent(built.parts, nodePath(resumed.name), request)
     log('%s is %s', record.files, name)
     return new LinearDevice(resumed, record, plan.size)
   } catch (error) {
-    await undo.after(error)
+    await undo.rollBack(error)
     throw error
   }
 }
 
-/** What the mark of one of the files says of the mapping. */
-const holderOf = (
-  id: string,
-  { offset }: MapRequest,
+/**
+ * Acquires the guard of each file. Returns the identities of those that bear a mark. If the mapping fails, the
+ * guards are released, after the cached pages if the device was live and so may have been written to.
+ */
+async function guardFiles(
   files: readonly BackingFile[],
-  index: number,
-): Holder => ({
-  id,
-  offset,
-  first: index === 0 ? undefined : files[0]?.identity,
-  next: files[index + 1]?.identity,
-})
+  id: string,
+  { guard, offset, signal }: MapRequest,
+  undo: Undo,
+  wasLive: () => boolean,
+): Promise<string[]> {
+  const marked: string[] = []
+  for (const [index, file] of files.entries()) {
+    // A guard that is there already may be that of another mapping.
+    const guarded = await readMark(file)
+    undo.onFailure(async () => {
+      if (wasLive()) await dropStalePages(file)
+      if (!guarded) await restoreAttributes(file)
+    })
+    const first = index === 0 ? undefined : files[0]?.identity
+    const next = files[index + 1]?.identity
+    if (await acquireGuard(file, guard, { id, offset, first, next })) marked.push(file.identity)
+  }
+  signal?.throwIfAborted()
+  return marked
+}
 
 /**
- * Throws what is wrong with the files as such, before anything is done to them; and that a device beneath
- * is about to change, because as long as one is suspended whatever is done to a file waits.
+ * Throws what is wrong with the files themselves before anything is changed; and that an underlying device is
+ * about to change, for changes to the files would wait for as long as one is suspended.
  */
 async function assertInspected(files: readonly BackingFile[], request: MapRequest): Promise<void> {
   const { problems } = sliceFiles(files, request)

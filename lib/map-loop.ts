@@ -1,9 +1,5 @@
-// The walk of mapFile with a loop device in place of segments.
+// The walk of mapFile with loop devices in place of segments.
 import { constants } from 'node:fs'
-import { assertUnmapped } from './plan/overlap.js'
-import type { BackingFile, BackingFiles } from './plan/backing-file.js'
-import { newId, newRecord, type Claim, type MappingRecord } from './file-lock.js'
-import { proveContent, wholly } from './plan/content.js'
 import {
   assertDeviceMapper,
   createDevice,
@@ -11,69 +7,75 @@ import {
   removeDevice,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import { makeNamed } from './device-name.js'
-import { isSystemError, verdict, type Problem } from './kernel/errors.js'
-import { markOf } from './guard.js'
-import { createLoop, removeLoop, type Announce, type Loop } from './kernel/loop.js'
-import { joiningTable, LoopDevice } from './loop-device.js'
-import { partOf, uuidOf } from './plan/names.js'
-import { type MapRequest, UNDO } from './options.js'
+import { dmloopError, isSystemError, type Problem } from './kernel/errors.js'
+import { attachLoop, detachLoop, type BeforeAttach, type Loop } from './kernel/loop.js'
 import { OpenPath } from './kernel/path.js'
-import { planLoop } from './plan/plan-file.js'
+import type { DeviceNode } from './kernel/udev.js'
+import { DEFAULT_WAIT } from './kernel/wait.js'
+import { createNamed } from './device-name.js'
+import type { LockedFiles } from './file-lock.js'
+import { readMark } from './guard.js'
+import { concatenationTable, LoopDevice } from './loop-device.js'
+import type { MapRequest } from './options.js'
+import type { BackingFile } from './plan/backing-file.js'
+import { buildLoopPlan } from './plan/build-plan.js'
+import { proveContent, withoutExtents } from './plan/content.js'
+import { partName, uuidOf } from './plan/names.js'
+import { assertUnmapped } from './plan/overlap.js'
 import type { Plan } from './plan/plan.js'
 import { sliceFiles, type FileSlice, type Range } from './plan/range.js'
-import type { DeviceNode } from './kernel/udev.js'
+import { newId, newRecord, type MappingRecord } from './record.js'
 import { Undo } from './undo.js'
 
-/**
- * Maps files through loop devices. `fallback` is why not otherwise. The files are claimed, and known not
- * to be mapped.
- */
+/** Maps locked files that have no mapping through loop devices. `fallback` is why not otherwise. */
 export async function mapLoop(
-  files: BackingFiles,
-  claim: Claim,
+  { files, lock }: LockedFiles,
   request: MapRequest,
   fallback: readonly Problem[],
 ): Promise<LoopDevice> {
-  await files.settle()
-  const plan = planLoop(files.list, request, fallback)
+  await files.syncAndProbe()
+  const plan = buildLoopPlan(files.list, request, fallback)
   plan.assertMappable()
   const range = sliceFiles(files.list, request, request.blockSize)
   const undo = new Undo()
   try {
-    undo.onFailure(() => claim.clear())
-    const work = { files, claim, request, plan, range, undo }
-    const device = range.slices.length === 1 ? await showOne(work) : await showJoined(work)
-    // Only now: of two processes at once at least one sees the device of the other.
+    undo.onFailure(() => lock.clear())
+    const mapping = { files, lock, request, plan, range, undo }
+    const device =
+      range.slices.length === 1 ? await mapSingle(mapping) : await mapConcatenated(mapping)
+    // Not before: of two processes at the same time at least one sees the device of the other.
     for (const file of files.list) await assertUnmapped(file)
-    await proveContent(wholly(range.slices), device.path, request)
+    await proveContent(withoutExtents(range.slices), device.path, request)
     return device
   } catch (error) {
-    await undo.after(error)
+    await undo.rollBack(error)
     throw error
   }
 }
 
-interface Work {
-  files: BackingFiles
-  claim: Claim
+/** A mapping that is being made. */
+interface LoopMapping extends LockedFiles {
   request: MapRequest
   plan: Plan
   range: Range
   undo: Undo
 }
 
-const firstPath = ({ files }: Work): string => files.list[0]?.path ?? ''
+const firstPath = ({ files }: LoopMapping): string => files.list[0]?.path ?? ''
 
-const uuidFor = ({ files }: Work): string => uuidOf(files.list[0]?.identity ?? '')
+const uuidFor = ({ files }: LoopMapping): string => uuidOf(files.list[0]?.identity ?? '')
 
-const recordFor = (work: Work, node: DeviceNode, loops: MappingRecord['loops']): MappingRecord => {
-  const { files, request, plan, range } = work
+const recordFor = (
+  mapping: LoopMapping,
+  node: DeviceNode,
+  loops: MappingRecord['loops'],
+): MappingRecord => {
+  const { files, request, plan, range } = mapping
   return newRecord(newId(), files.list, request, {
-    uuid: uuidFor(work),
+    uuid: uuidFor(mapping),
     node,
     length: plan.size,
-    // The file's filesystem knows of every write, and moves what it likes.
+    // The filesystem takes part in all I/O, and may move the blocks.
     guard: 'none',
     marked: [],
     backend: 'loop',
@@ -83,71 +85,72 @@ const recordFor = (work: Work, node: DeviceNode, loops: MappingRecord['loops']):
   })
 }
 
-/** A loop device that is the mapping. The record comes first: what it speaks of, a crash leaves or not. */
-async function showOne(work: Work): Promise<LoopDevice> {
-  const { claim, request, plan, range, undo } = work
+/** One loop device is the mapping. Its record is written first, so that a crash leaves no device without one. */
+async function mapSingle(mapping: LoopMapping): Promise<LoopDevice> {
+  const { lock, request, plan, range, undo } = mapping
   const [slice] = range.slices as [FileSlice]
   let record: MappingRecord | undefined
-  const uuid = uuidFor(work)
-  const loop = await makeNamed(firstPath(work), request, async (name) => {
-    const made = await showSlice(work, slice, uuid, async ({ number, device }) => {
-      record = recordFor(work, { name, ...device }, [{ number, name: uuid }])
-      await claim.write(record)
+  const uuid = uuidFor(mapping)
+  const loop = await createNamed(firstPath(mapping), request, async (name) => {
+    const attached = await attachSlice(mapping, slice, uuid, async ({ number, device }) => {
+      record = recordFor(mapping, { name, ...device }, [{ number, name: uuid }])
+      await lock.write(record)
     })
-    undo.onFailure(() => removeLoop(made, UNDO))
-    return made
+    undo.onFailure(() => detachLoop(attached, DEFAULT_WAIT))
+    return attached
   })
   return new LoopDevice({ loops: [loop], top: undefined }, record, plan.size)
 }
 
-/** A loop device for each file, and a device that lays them end to end. */
-async function showJoined(work: Work): Promise<LoopDevice> {
-  const { claim, plan, range, request, undo } = work
+/** A loop device for each file, and a device that concatenates them. */
+async function mapConcatenated(mapping: LoopMapping): Promise<LoopDevice> {
+  const { lock, plan, range, request, undo } = mapping
   await assertDeviceMapper()
   const loops: Loop[] = []
   for (const slice of range.slices) {
-    const loop = await showSlice(work, slice, partOf(slice.file.identity), () => Promise.resolve())
-    undo.onFailure(() => removeLoop(loop, UNDO))
+    const name = partName(slice.file.identity)
+    const loop = await attachSlice(mapping, slice, name, () => Promise.resolve())
+    undo.onFailure(() => detachLoop(loop, DEFAULT_WAIT))
     loops.push(loop)
   }
-  const file = firstPath(work)
-  const device = await makeNamed(file, request, async (name) => {
-    const created = await createDevice(name, uuidFor(work), file)
-    undo.onFailure(() => removeDevice(created, UNDO))
+  const file = firstPath(mapping)
+  const device = await createNamed(file, request, async (name) => {
+    const created = await createDevice(name, uuidFor(mapping), file)
+    undo.onFailure(() => removeDevice(created, DEFAULT_WAIT))
     return created
   })
   const { name, major, minor } = device
-  const record = recordFor(work, { name, major, minor }, loops)
-  await claim.write(record)
-  await loadTable(device, joiningTable(loops), request.readOnly)
+  const record = recordFor(mapping, { name, major, minor }, loops)
+  await lock.write(record)
+  await loadTable(device, concatenationTable(loops), request.readOnly)
   const top = await resumeDevice(device, request.timeout, request.udevScan)
   return new LoopDevice({ loops, top }, record, plan.size)
 }
 
-/** A loop device that shows a part of a file. */
-async function showSlice(
-  { range: { blockSize }, request }: Work,
+/** Attaches a part of a file to a loop device. */
+async function attachSlice(
+  { range: { blockSize }, request }: LoopMapping,
   { file, offset, length: size }: FileSlice,
   name: string,
-  announce: Announce,
+  beforeAttach: BeforeAttach,
 ): Promise<Loop> {
   const { readOnly, partitionScan } = request
   request.signal?.throwIfAborted()
   await using backing = await openBacking(file, readOnly)
   const settings = { offset, size, blockSize, readOnly, directIo: true, partitionScan, name }
-  return await createLoop(backing.fd, settings, request, announce)
+  return await attachLoop(backing.fd, settings, request, beforeAttach)
 }
 
 async function openBacking(file: BackingFile, readOnly: boolean): Promise<OpenPath> {
   const { fd, path } = file
   try {
-    // By the descriptor: whatever the path leads to by now, this is the file that was looked at.
+    // Through the descriptor: the path may be that of another file now.
     const flags = readOnly ? constants.O_RDONLY : constants.O_RDWR
     return await OpenPath.open(`/proc/self/fd/${fd}`, flags)
   } catch (error) {
     if (!isSystemError(error, 'EPERM', 'EROFS', 'ETXTBSY')) throw error
-    const held = (await markOf(file)) ? ' (the guard of a mapping holds it: releaseFile)' : ''
-    const detail = `cannot be opened for writing: ${error.message}${held}`
-    throw verdict('DMLOOP_READ_ONLY', { file: path }, detail)
+    const guarded = (await readMark(file)) ? ' (it has the guard of a mapping: releaseFile)' : ''
+    const detail = `cannot be opened for writing: ${error.message}${guarded}`
+    throw dmloopError('DMLOOP_READ_ONLY', { file: path }, detail)
   }
 }

@@ -1,22 +1,22 @@
-// The files of a mapping: found again, locked, and let go when the device is gone.
+// The files of an existing mapping: found again, locked, and released when the device is gone.
 import debug from 'debug'
-import { BackingFile, BackingFiles } from './plan/backing-file.js'
-import { readRecord, type MappingRecord } from './file-lock.js'
-import { verdict } from './kernel/errors.js'
-import { letGo, markOf } from './guard.js'
-import { locateFile, type Located } from './locate.js'
-import { identityOf } from './plan/names.js'
+import { dmloopError } from './kernel/errors.js'
+import { isReadOnly } from './kernel/device-mapper.js'
 import type { DmDevice } from './kernel/native.js'
-import { isReadOnly } from './plan/device-stack.js'
 import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
-import type { Patience } from './kernel/wait.js'
+import type { WaitLimit } from './kernel/wait.js'
+import { readMark, releaseGuard } from './guard.js'
+import { locateFile, type Located } from './locate.js'
+import { BackingFile, BackingFiles } from './plan/backing-file.js'
+import { identityOf } from './plan/names.js'
+import { readRecord, type MappingRecord } from './record.js'
 
 const log = debug('dmloop:mapped-files')
 
 interface MappedFile {
   identity: string
-  /** As its record has it, or else its identity: for people. */
+  /** The path in the record, or else the identity: for messages. */
   name: string
   found: Located
 }
@@ -29,7 +29,7 @@ export class MappedFiles implements AsyncDisposable {
     this.#record = record
   }
 
-  /** Finds all files of a mapping that can be found, and opens them; `table` is its live one. */
+  /** Finds the files of a mapping, as far as they can be found, and opens them. `table` is its live table. */
   static async find(record: MappingRecord, table?: SegmentTable): Promise<MappedFiles> {
     const files = new MappedFiles(record)
     try {
@@ -46,33 +46,33 @@ export class MappedFiles implements AsyncDisposable {
     }
   }
 
-  /** Those that were found, in the order of the device. */
+  /** The files that were found, in the order of the device. */
   get found(): BackingFile[] {
     return this.#files.flatMap(({ found }) => (found instanceof BackingFile ? [found] : []))
   }
 
   /**
-   * All of them. Rejects with DMLOOP_FILE_CHANGED when a filesystem does not have one any more, and with
-   * DMLOOP_FILE_UNREACHABLE when nothing leads to its filesystem.
+   * Returns all of the files. Throws DMLOOP_FILE_CHANGED when one no longer exists, and
+   * DMLOOP_FILE_UNREACHABLE when its filesystem is mounted nowhere.
    */
   assertFound(): BackingFiles {
     for (const { name, found } of this.#files) {
-      if (found === 'gone') throw verdict('DMLOOP_FILE_CHANGED', { file: name }, 'is gone')
+      if (found === 'gone') throw dmloopError('DMLOOP_FILE_CHANGED', { file: name }, 'is gone')
       if (found === 'unreachable') throw unreachable(name)
     }
     return new BackingFiles(this.found)
   }
 
-  /** Keeps other processes, also those with another /run, from mapping the files meanwhile. */
-  async lock(patience: Patience): Promise<void> {
-    await new BackingFiles(this.found).lock(patience)
+  /** See `BackingFiles.flock`. */
+  async flock(limit: WaitLimit): Promise<void> {
+    await new BackingFiles(this.found).flock(limit)
   }
 
   /**
-   * What is left to do when the device is gone: what memory has of the files is from before its writes, and
-   * they are let go. A file that is gone too, or has been mapped anew, needs nothing. Goes on to the
-   * next file where one cannot be let go, and rejects then: with DMLOOP_FILE_UNREACHABLE or
-   * DMLOOP_STALE_CACHE, or with the system's error.
+   * Does what remains when the device is gone: drops the cached pages of each file, which are older than
+   * the device's writes, and releases its guard. A file that is gone as well, or mapped again, needs
+   * neither. If a file cannot be released, the others are, and then it rejects: with
+   * DMLOOP_FILE_UNREACHABLE, DMLOOP_STALE_CACHE or the system's error.
    */
   async finish(): Promise<void> {
     const failures: unknown[] = []
@@ -89,11 +89,11 @@ export class MappedFiles implements AsyncDisposable {
     const { id, backend } = this.#record
     const record = await readRecord(identity)
     if (found === 'gone' || (record && record.id !== id)) return
-    // What a loop device writes, it writes through the file.
+    // A loop device writes through the filesystem, which keeps its page cache coherent.
     if (backend === 'loop') return
     if (found === 'unreachable') throw unreachable(name)
-    const mark = await markOf(found)
-    if (!mark || mark.id === id) await letGo(found)
+    const mark = await readMark(found)
+    if (!mark || mark.id === id) await releaseGuard(found)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -102,13 +102,17 @@ export class MappedFiles implements AsyncDisposable {
 }
 
 const unreachable = (name: string): Error =>
-  verdict('DMLOOP_FILE_UNREACHABLE', { file: name }, 'is on a filesystem that no mount leads to')
+  dmloopError(
+    'DMLOOP_FILE_UNREACHABLE',
+    { file: name },
+    'is on a filesystem that is mounted nowhere',
+  )
 
 /**
- * What can be told of a mapping without its record: the kernel has the device and what its first file is,
- * and the files have the marks of their guard.
+ * Reconstructs the record of a mapping: the kernel has the device, whose UUID identifies the first file, and
+ * the marks on the files tell the rest.
  */
-export async function recordWithout(device: DmDevice): Promise<MappingRecord> {
+export async function reconstructRecord(device: DmDevice): Promise<MappingRecord> {
   const { uuid, name, major, minor } = device
   const record: MappingRecord = {
     id: '',
@@ -119,7 +123,7 @@ export async function recordWithout(device: DmDevice): Promise<MappingRecord> {
     offset: 0,
     length: await deviceSize(deviceName(major, minor)),
     readOnly: isReadOnly(device),
-    // On a read-only device what reads as zeros has been allowed, or is not there.
+    // A writable device has no zero segments. Of a read-only one this allows them.
     holes: isReadOnly(device) ? 'zero' : 'reject',
     guard: 'none',
     marked: [],
@@ -134,7 +138,7 @@ export async function recordWithout(device: DmDevice): Promise<MappingRecord> {
     if (!(found instanceof BackingFile)) break
     await using file = found
     record.files.push(file.path)
-    const mark = await markOf(file)
+    const mark = await readMark(file)
     if (!mark) break
     record.guard = 'immutable'
     record.marked.push(next)

@@ -1,41 +1,42 @@
-import { BackingFile } from './plan/backing-file.js'
-import { readRecord, type MappingRecord } from './file-lock.js'
 import { withDeadline } from './kernel/deadline.js'
 import { findDevice, listDevices } from './kernel/device-mapper.js'
-import { loopNamed, sweepNames } from './device-name.js'
-import { verdict } from './kernel/errors.js'
+import { dmloopError } from './kernel/errors.js'
+import { findLoop, listLoops, loopNumber, type Loop } from './kernel/loop.js'
+import type { DmDevice } from './kernel/native.js'
+import { identify } from './kernel/path.js'
+import { deviceName, kernelName } from './kernel/sysfs.js'
+import { DEFAULT_WAIT } from './kernel/wait.js'
+import { findLoopNamed, sweepNames } from './device-name.js'
 import { LinearDevice } from './linear-device.js'
 import { LoopDevice } from './loop-device.js'
-import { findLoop, listLoops, loopNumber, type Loop } from './kernel/loop.js'
 import type { MappedDevice } from './mapped-device.js'
+import { parsePath } from './plan/arguments.js'
+import { BackingFile } from './plan/backing-file.js'
 import { identityOf, uuidOf, wrappedBy } from './plan/names.js'
-import type { DmDevice } from './kernel/native.js'
-import { pathOf, PATIENCE } from './options.js'
-import { identify } from './kernel/path.js'
-import { deviceOf, sweep } from './recovery.js'
-import { deviceName, kernelName } from './kernel/sysfs.js'
+import { readRecord, type MappingRecord } from './record.js'
+import { findDeviceOf, recoverAll } from './recovery.js'
 import { WrappedDevice } from './wrap-device.js'
 
 /**
- * The mapping with a name, of a device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), or of a
- * file; whoever made it. Rejects with DMLOOP_NOT_MAPPED when there is none, and with the system's error when the
- * path leads nowhere.
+ * Finds a mapping by its name, its device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), or its
+ * file, whichever process made it. Rejects with DMLOOP_NOT_MAPPED when there is none, and with the system's
+ * error when nothing is at the path.
  */
 export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
-  const given = pathOf(nameOrPath, 'nameOrPath')
-  // A name has no slash, so what has one is a path.
+  const given = parsePath(nameOrPath, 'nameOrPath')
+  // A name has no slash.
   const find = given.includes('/') ? mappingAt : mappingNamed
-  const found = await withDeadline(PATIENCE, () => find(given))
+  const found = await withDeadline(DEFAULT_WAIT, () => find(given))
   if (found) return found
   throw given.includes('/')
-    ? verdict('DMLOOP_NOT_MAPPED', { file: given })
-    : verdict('DMLOOP_NOT_MAPPED', {}, `“${given}” is not the name of a mapping`)
+    ? dmloopError('DMLOOP_NOT_MAPPED', { file: given })
+    : dmloopError('DMLOOP_NOT_MAPPED', {}, `“${given}” is not the name of a mapping`)
 }
 
 async function mappingNamed(name: string): Promise<MappedDevice | undefined> {
   const device = await findDevice({ name })
   if (device) return await ofDevice(device)
-  const loop = await loopNamed(name)
+  const loop = await findLoopNamed(name)
   return loop && (await LoopDevice.of(loop))
 }
 
@@ -49,7 +50,7 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   }
   await using file = await BackingFile.open(path)
   const record = await readRecord(file.identity)
-  const device = await deviceOf(file, record)
+  const device = await findDeviceOf(file, record)
   if (device) return await ofDevice(device)
   // The mapping may be of several files, of which this is not the first.
   const uuid = record?.uuid ?? uuidOf(file.identity)
@@ -62,10 +63,10 @@ async function ofDevice(device: DmDevice | undefined): Promise<MappedDevice | un
   if (!device || identity === undefined) return undefined
   const record = await readRecord(identity)
   const known = record && isRecordOf(record, device) ? record : undefined
-  return (await LoopDevice.joined(device, known)) ?? (await LinearDevice.of(device))
+  return (await LoopDevice.ofConcatenation(device, known)) ?? (await LinearDevice.of(device))
 }
 
-/** Whether a record speaks of this device, and not of what was there before. */
+/** Whether a record is of this device, and not of an earlier one. */
 const isRecordOf = ({ uuid, node }: MappingRecord, device: DmDevice): boolean =>
   uuid === device.uuid && node.major === device.major && node.minor === device.minor
 
@@ -73,16 +74,16 @@ const ofLoop = async (loop: Loop | undefined): Promise<MappedDevice | undefined>
   loop && identityOf(loop.name) !== undefined ? LoopDevice.of(loop) : undefined
 
 /**
- * Every mapping of this machine and every wrapped device, whoever made it, in the order of their names;
- * also one that a crash left half-made, to be unmapped. Files whose device is gone without an unmap of
- * ours, as after a deferred one, are let go.
+ * Lists all mappings and wrapped devices of this machine in the order of their names, whichever process made
+ * them; also those that a crash left half-made, to be unmapped. Files whose device was removed by someone
+ * else, as after a deferred unmap, are released.
  */
 export async function listMappings(): Promise<MappedDevice[]> {
-  return await withDeadline(PATIENCE, findMappings)
+  return await withDeadline(DEFAULT_WAIT, findMappings)
 }
 
 async function findMappings(): Promise<MappedDevice[]> {
-  await sweep()
+  await recoverAll()
   await sweepNames()
   const mappings = [
     ...(await Promise.all((await listDevices()).map(ofDevice))),

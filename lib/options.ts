@@ -1,37 +1,18 @@
-// What a caller may ask for, checked before anything is touched.
-import { toUSVString } from 'node:util'
-import type { Progress } from './plan/content.js'
-import type { Backend } from './kernel/policy.js'
-import { invalidType, invalidValue, outOfRange } from './kernel/errors.js'
-
-export interface PlanOptions {
-  /** The first byte of the file to map; a multiple of the logical block size. Default 0. */
-  offset?: number
-  /** How many bytes to map; default: to the last whole logical block. */
-  length?: number
-  /** A read-only device. Default false. */
-  readOnly?: boolean
-  /**
-   * `'reject'` (default), or `'zero'`: holes and unwritten ranges read as zeros, on a read-only
-   * device.
-   */
-  holes?: 'reject' | 'zero'
-  /**
-   * `'linear'` (default): the file's own blocks, through device-mapper; `'loop'`: a loop device, with
-   * direct I/O where the filesystem has it; `'auto'`: linear where it is possible, else loop.
-   */
-  backend?: Backend | 'auto'
-  /**
-   * The logical block size of a loop device, in bytes: 512, 1024, 2048 or 4096; default: that of the device
-   * beneath the file. Direct I/O ends where it is smaller than that. A linear device always has its disk's.
-   */
-  blockSize?: number
-  /**
-   * `'immutable'` (default) holds the file still while it is mapped; with `'none'` the caller promises
-   * that it stays still.
-   */
-  guard?: 'immutable' | 'none'
-}
+// What a caller may ask for, besides planFile's options; checked before anything is touched.
+import { DEFAULT_TIMEOUT } from './kernel/wait.js'
+import { invalidValue } from './kernel/errors.js'
+import {
+  boolean,
+  integer,
+  listener,
+  object,
+  oneOf,
+  parsePath,
+  signalOf,
+  text,
+} from './plan/arguments.js'
+import type { ProgressListener } from './plan/progress.js'
+import { PLAN_KEYS, planRequest, type PlanOptions, type PlanRequest } from './plan/plan-options.js'
 
 export interface MapOptions extends PlanOptions {
   /**
@@ -52,7 +33,7 @@ export interface MapOptions extends PlanOptions {
   /** Has the kernel look for partitions; with `backend: 'loop'` only. Default false. */
   partitionScan?: boolean
   /** Is told how far the comparison has come, in bytes. */
-  onProgress?: (progress: Progress) => void
+  onProgress?: ProgressListener
   /**
    * Milliseconds to wait for another process at the same file, for the node, and for any single call into the
    * kernel to come back. Default 10,000; calls into the kernel have at least 500.
@@ -76,7 +57,7 @@ export interface VerifyOptions {
   /** Compares the bytes too: of a sample of blocks, or all of them. */
   content?: 'sample' | 'full'
   /** Is told how far the comparison has come, in bytes. */
-  onProgress?: (progress: Progress) => void
+  onProgress?: ProgressListener
   signal?: AbortSignal
 }
 
@@ -91,26 +72,12 @@ export interface UnmapOptions {
   signal?: AbortSignal
 }
 
-/** `PlanOptions` with every default filled in. */
-export interface PlanRequest {
-  files: string[]
-  offset: number
-  /** undefined: to the last whole logical block. */
-  length: number | undefined
-  readOnly: boolean
-  holes: 'reject' | 'zero'
-  backend: Backend | 'auto'
-  /** Of a loop device; undefined: the backing device's. */
-  blockSize: number | undefined
-  guard: 'immutable' | 'none'
-}
-
 export interface MapRequest extends PlanRequest {
   name: string | undefined
   udevScan: boolean
   verify: 'sample' | 'full' | 'none'
   partitionScan: boolean
-  onProgress: ((progress: Progress) => void) | undefined
+  onProgress: ProgressListener | undefined
   timeout: number
   signal: AbortSignal | undefined
 }
@@ -119,134 +86,6 @@ export interface UnmapRequest {
   deferred: boolean
   timeout: number
   signal: AbortSignal | undefined
-}
-
-export const DEFAULT_TIMEOUT = 10_000
-
-/** Of calls that have no options. */
-export const PATIENCE = { timeout: DEFAULT_TIMEOUT, signal: undefined }
-
-/** However little time the caller has: udev and blkid have a new device open for a moment. */
-export const UNDO = { deferred: false, timeout: DEFAULT_TIMEOUT, signal: undefined }
-
-type Options = Record<string, unknown>
-
-function object(value: unknown, known: readonly string[]): Options {
-  if (value === undefined) return {}
-  if (typeof value !== 'object' || value === null) throw invalidType('options', 'an object', value)
-  // A misspelt option would be a silent default, which for readOnly means a writable disk.
-  for (const key of Object.keys(value)) {
-    if (!known.includes(key)) throw invalidValue('options', `made of ${known.join(', ')}`, key)
-  }
-  return value as Options
-}
-
-function integer(options: Options, key: string, minimum: number): number | undefined {
-  const value = options[key]
-  if (value === undefined) return undefined
-  if (typeof value !== 'number') throw invalidType(`options.${key}`, 'a number', value)
-  if (!Number.isSafeInteger(value) || value < minimum) {
-    throw outOfRange(`options.${key}`, `a safe integer of at least ${minimum}`, value)
-  }
-  return value
-}
-
-function boolean(options: Options, key: string, preset = false): boolean {
-  const value = options[key]
-  if (value === undefined) return preset
-  if (typeof value !== 'boolean') throw invalidType(`options.${key}`, 'a boolean', value)
-  return value
-}
-
-function text(options: Options, key: string): string | undefined {
-  const value = options[key]
-  if (value === undefined) return undefined
-  if (typeof value !== 'string') throw invalidType(`options.${key}`, 'a string', value)
-  return value
-}
-
-function oneOf<T extends string>(options: Options, key: string, first: T, ...rest: T[]): T {
-  const value = options[key]
-  if (value === undefined) return first
-  const choices: readonly unknown[] = [first, ...rest]
-  if (!choices.includes(value)) {
-    throw invalidValue(`options.${key}`, `one of ${choices.map(String).join(', ')}`, value)
-  }
-  return value as T
-}
-
-function listener(options: Options, key: string): ((progress: Progress) => void) | undefined {
-  const value = options[key]
-  if (value === undefined) return undefined
-  if (typeof value !== 'function') throw invalidType(`options.${key}`, 'a function', value)
-  return value as (progress: Progress) => void
-}
-
-function signalOf(options: Options): AbortSignal | undefined {
-  const value = options.signal
-  if (value === undefined) return undefined
-  if (!(value instanceof AbortSignal)) throw invalidType('options.signal', 'an AbortSignal', value)
-  return value
-}
-
-export function pathOf(value: unknown, name: string): string {
-  if (typeof value !== 'string') throw invalidType(name, 'a string', value)
-  // A lone surrogate has no bytes: the path would become that of another file.
-  if (value === '' || value.includes('\0') || toUSVString(value) !== value) {
-    throw invalidValue(name, 'a path', value)
-  }
-  return value
-}
-
-function filesOf(file: unknown): string[] {
-  if (!Array.isArray(file)) return [pathOf(file, 'file')]
-  if (file.length === 0) throw invalidValue('file', 'a path or an array of at least one', file)
-  // A gap in the array is an item as well, and no path.
-  return Array.from(file, (path: unknown, index) => pathOf(path, `file[${index}]`))
-}
-
-/** What the loop driver takes is a power of two up to a page, and no page is smaller than 4096 bytes. */
-const BLOCK_SIZES = [512, 1024, 2048, 4096]
-
-function blockSizeOf(options: Options): number | undefined {
-  const size = integer(options, 'blockSize', 0)
-  if (size === undefined || BLOCK_SIZES.includes(size)) return size
-  throw invalidValue('options.blockSize', `one of ${BLOCK_SIZES.join(', ')}`, size)
-}
-
-const PLAN_KEYS = [
-  'offset',
-  'length',
-  'readOnly',
-  'holes',
-  'backend',
-  'blockSize',
-  'guard',
-] as const
-
-function planRequest(file: unknown, options: Options): PlanRequest {
-  const request: PlanRequest = {
-    files: filesOf(file),
-    offset: integer(options, 'offset', 0) ?? 0,
-    length: integer(options, 'length', 1),
-    readOnly: boolean(options, 'readOnly'),
-    holes: oneOf(options, 'holes', 'reject', 'zero'),
-    backend: oneOf(options, 'backend', 'linear', 'loop', 'auto'),
-    blockSize: blockSizeOf(options),
-    guard: oneOf(options, 'guard', 'immutable', 'none'),
-  }
-  if (request.blockSize !== undefined && request.backend === 'linear') {
-    const expected = `given only together with backend: 'loop' or 'auto'`
-    throw invalidValue('options.blockSize', expected, request.blockSize)
-  }
-  if (request.holes === 'zero' && !request.readOnly) {
-    throw invalidValue('options.holes', `'zero' only together with readOnly: true`, 'zero')
-  }
-  return request
-}
-
-export function parsePlanOptions(file: unknown, value: unknown): PlanRequest {
-  return planRequest(file, object(value, PLAN_KEYS))
 }
 
 export function parseMapOptions(file: unknown, value: unknown): MapRequest {
@@ -279,15 +118,15 @@ export function parseWrapOptions(
 ): Required<WrapOptions> & { path: string } {
   const options = object(value, ['name', 'udevScan'])
   return {
-    path: pathOf(device, 'blockDevice'),
-    name: pathOf(options.name, 'options.name'),
+    path: parsePath(device, 'blockDevice'),
+    name: parsePath(options.name, 'options.name'),
     udevScan: boolean(options, 'udevScan', true),
   }
 }
 
 export interface VerifyRequest {
   content: 'sample' | 'full' | 'none'
-  onProgress: ((progress: Progress) => void) | undefined
+  onProgress: ProgressListener | undefined
   signal: AbortSignal | undefined
 }
 

@@ -1,60 +1,57 @@
-// What an earlier process left behind: half-made devices, guards, records of mappings that are gone.
+// What an earlier process has left: half-made devices, guards, records of mappings that are gone.
 import debug from 'debug'
-import type { BackingFile } from './plan/backing-file.js'
-import { Claim, openClaimed, readRecord, readRecords, type MappingRecord } from './file-lock.js'
 import { withDeadline } from './kernel/deadline.js'
 import {
   alreadyMapped,
-  assertAlone,
   findDevice,
   hasLiveTable,
   removeDevice,
   removeLeftNode,
 } from './kernel/device-mapper.js'
-import { letGo, markOf, takeHoldsOff } from './guard.js'
-import { findNamedLoop, isBeneath, listLoops, removeLoop, type Loop } from './kernel/loop.js'
-import { partIdentityOf, partOf, uuidOf } from './plan/names.js'
-import { MappedFiles, recordWithout } from './mapped-files.js'
-import type { Mark } from './plan/mark.js'
+import { detachLoop, findNamedLoop, hasHolders, listLoops, type Loop } from './kernel/loop.js'
 import type { DmDevice } from './kernel/native.js'
-import { DEFAULT_TIMEOUT, pathOf, PATIENCE } from './options.js'
-import { expelStalePages } from './page-cache.js'
-import { drawPlan } from './plan/plan-file.js'
 import { nodePath, sweepCookies } from './kernel/udev.js'
-import type { Patience } from './kernel/wait.js'
+import { DEFAULT_WAIT, NO_WAIT, type WaitLimit } from './kernel/wait.js'
+import { FileLock, openLocked, type LockedFiles } from './file-lock.js'
+import { readMark, releaseGuard, restoreAttributes } from './guard.js'
+import { MappedFiles, reconstructRecord } from './mapped-files.js'
+import { dropStalePages } from './page-cache.js'
+import { parsePath } from './plan/arguments.js'
+import type { BackingFile } from './plan/backing-file.js'
+import { buildPlan } from './plan/build-plan.js'
+import type { Mark } from './plan/mark.js'
+import { partIdentityOf, partName, uuidOf } from './plan/names.js'
+import { assertNoOverlap } from './plan/overlap.js'
+import { readRecord, readRecords, type MappingRecord } from './record.js'
 
-const log = debug('dmloop:remains')
+const log = debug('dmloop:recovery')
 
 /**
- * Rejects with DMLOOP_ALREADY_MAPPED if one of the files has a mapping. What a crash or a deferred unmap has
- * left of one is taken away: the claim, which covers the files, says that nobody is at it.
+ * Rejects with DMLOOP_ALREADY_MAPPED if one of the locked files has a mapping. What a crash or a deferred
+ * unmap has left of one is removed: because of the lock no process is working on it.
  */
-export async function clearDevices(
-  files: readonly BackingFile[],
-  claim: Claim,
-  patience: Patience,
-): Promise<void> {
-  for (const file of files) {
+export async function recoverFiles({ files, lock }: LockedFiles, limit: WaitLimit): Promise<void> {
+  for (const file of files.list) {
     const { identity, path } = file
-    const record = claim.recordOf(identity)
-    const device = await deviceOf(file, record)
+    const record = lock.recordOf(identity)
+    const device = await findDeviceOf(file, record)
     if (device && hasLiveTable(device)) throw alreadyMapped(path, nodePath(device.name))
     if (device) {
       log('removing %s, left half-made', device.name)
-      await removeDevice(device, { ...patience, deferred: false })
+      await removeDevice(device, limit)
     }
     await removeParts(identity, record)
-    if (record) await clearRecord(file, record)
-    const mark = await markOf(file)
-    if (mark) await clearGuard(file, mark)
-    // What is cached may be from before the writes of a device that was never marked.
-    else if (record?.backend === 'linear') await expelStalePages(file)
+    if (record) await finishRecord(file, record)
+    const mark = await readMark(file)
+    if (mark) await releaseLeftGuard(file, mark)
+    // Cached pages may be older than the writes of a device whose file has no mark.
+    else if (record?.backend === 'linear') await dropStalePages(file)
   }
-  await claim.clear()
+  await lock.clear()
 }
 
-/** Finishes with a mapping that is gone, as far as it is this file's. */
-async function clearRecord(file: BackingFile, record: MappingRecord): Promise<void> {
+/** Removes the node that a mapping has left. Rejects with DMLOOP_ALREADY_MAPPED if the mapping is live. */
+async function finishRecord(file: BackingFile, record: MappingRecord): Promise<void> {
   if (await isLive(record)) {
     const loop = await loopOf(record)
     throw alreadyMapped(file.path, loop?.path ?? nodePath(record.node.name))
@@ -63,43 +60,43 @@ async function clearRecord(file: BackingFile, record: MappingRecord): Promise<vo
 }
 
 /**
- * Takes off a guard that nobody needs any more. Its file may still be mapped, from when its filesystem's
- * device had another number: then its blocks are, and the guard stays (DMLOOP_ALREADY_MAPPED). Where it
- * cannot be told, as the file could not be mapped now, the guard stays as well.
+ * Releases a guard that was left behind. The file may still be mapped, from when its filesystem's device had
+ * another number: then a mapping has its blocks, and the guard stays (DMLOOP_ALREADY_MAPPED). It stays as
+ * well where that cannot be told, because the file cannot be planned.
  */
-async function clearGuard(file: BackingFile, mark: Mark): Promise<void> {
-  const { plan } = await drawPlan([file], {
+async function releaseLeftGuard(file: BackingFile, mark: Mark): Promise<void> {
+  const { plan } = await buildPlan([file], {
     offset: 0,
     length: undefined,
     readOnly: true,
     holes: 'zero',
   })
   if (plan.problems.length > 0) return
-  await assertAlone({ uuid: '' }, plan.segments, file.path)
-  await letGo(file)
-  if (mark.identity !== file.identity) await forget(mark)
+  await assertNoOverlap({ uuid: '' }, plan.segments, file.path)
+  await releaseGuard(file)
+  if (mark.identity !== file.identity) await clearOldRecord(mark)
 }
 
-/** Clears the record of a file that was mapped when its filesystem's device had another number. */
-async function forget({ identity, id }: Mark): Promise<void> {
+/** Clears the record from when the filesystem's device of a file had another number. */
+async function clearOldRecord({ identity, id }: Mark): Promise<void> {
   try {
-    await using claim = await Claim.take([identity], { timeout: 0, signal: undefined })
-    if (claim.recordOf(identity)?.id === id) await claim.clear()
+    await using lock = await FileLock.take([identity], NO_WAIT)
+    if (lock.recordOf(identity)?.id === id) await lock.clear()
   } catch (error) {
-    // It is swept up later.
+    // `recoverAll` does it later.
     log('%s: %o', identity, error)
   }
 }
 
-/** The loop device that is a mapping by itself, if its record speaks of one that is there. */
+/** The loop device that is a mapping by itself, if the record has one and it exists. */
 export async function loopOf({ loops, uuid }: MappingRecord): Promise<Loop | undefined> {
   const [only] = loops
   return only?.name === uuid ? await findNamedLoop(only) : undefined
 }
 
 /**
- * Whether a record's mapping is there, and live. Its UUID alone does not tell: the first of its files may
- * have been mapped anew, and then has another record.
+ * Whether the mapping of a record exists, and is live. The UUID alone does not tell: the first file may have
+ * been mapped again, and has another record then.
  */
 async function isLive(record: MappingRecord): Promise<boolean> {
   const current = await readRecord(record.identities[0] ?? '')
@@ -109,27 +106,26 @@ async function isLive(record: MappingRecord): Promise<boolean> {
   return (await loopOf(record)) !== undefined
 }
 
-/** Loop devices that a crash left before they were joined, or after they were parted. */
+/** Detaches loop devices that a crash left before they were concatenated, or after that was undone. */
 async function removeParts(identity: string, record: MappingRecord | undefined): Promise<void> {
-  const parts = (await listLoops()).filter(({ name }) => name === partOf(identity))
+  const parts = (await listLoops()).filter(({ name }) => name === partName(identity))
   if (parts.length === 0 || (record && (await isLive(record)))) return
-  const patience = { timeout: DEFAULT_TIMEOUT, signal: undefined, deferred: false }
   for (const loop of parts) {
-    if (!(await isBeneath(loop))) await removeLoop(loop, patience)
+    if (!(await hasHolders(loop))) await detachLoop(loop, DEFAULT_WAIT)
   }
 }
 
 /**
- * The device that shows a file: its own, or that of an array it is part of. A record may be older than
- * what its first file is mapped as now; only if both have the same record does it speak of this device.
+ * The device that maps a file: its own, or that of several files. A record of the file counts only if the
+ * first file of the mapping has the same record: it may have been mapped again since.
  */
-export async function deviceOf(
+export async function findDeviceOf(
   file: BackingFile,
   record: MappingRecord | undefined,
 ): Promise<DmDevice | undefined> {
   const own = await findDevice({ uuid: uuidOf(file.identity) })
   if (own) return own
-  const marked = await deviceOfMark(file)
+  const marked = await findDeviceOfMark(file)
   if (marked) return marked
   const first = record?.identities[0]
   if (!record || first === undefined || first === file.identity) return undefined
@@ -139,73 +135,73 @@ export async function deviceOf(
 }
 
 /**
- * The device that a file's mark speaks of: that of an array, or of a file whose filesystem's device had another
- * number. Where it is one that was made since, its first file bears another mark.
+ * The device that a file's mark names, where it is not the file's own: that of several files, or one from when
+ * the filesystem's device had another number. A device that was made since has a first file with another
+ * mark.
  */
-async function deviceOfMark(file: BackingFile): Promise<DmDevice | undefined> {
-  const mark = await markOf(file)
+async function findDeviceOfMark(file: BackingFile): Promise<DmDevice | undefined> {
+  const mark = await readMark(file)
   if (!mark || (mark.first ?? mark.identity) === file.identity) return undefined
   const device = await findDevice({ uuid: uuidOf(mark.first ?? mark.identity) })
   if (!device || !hasLiveTable(device)) return undefined
-  return (await recordWithout(device)).id === mark.id ? device : undefined
+  return (await reconstructRecord(device)).id === mark.id ? device : undefined
 }
 
 /**
- * Undoes a guard that a crash or a reboot left on a file, and removes a device that was half-made.
- * Does nothing to a file without one. Rejects with DMLOOP_ALREADY_MAPPED while it is mapped.
+ * Releases a guard that a crash or a reboot left on a file, and removes a device that was half-made. Does
+ * nothing to a file without one. Rejects with DMLOOP_ALREADY_MAPPED while the file is mapped.
  */
 export async function releaseFile(file: string): Promise<void> {
-  const path = pathOf(file, 'file')
-  await withDeadline(PATIENCE, () => release(path))
+  const path = parsePath(file, 'file')
+  await withDeadline(DEFAULT_WAIT, () => release(path))
 }
 
 async function release(path: string): Promise<void> {
-  const { files, claim } = await openClaimed([path], PATIENCE)
-  await using _ = files
-  await using held = claim
-  await clearDevices(files.list, held, PATIENCE)
-  for (const each of files.list) await takeHoldsOff(each)
+  const locked = await openLocked([path], DEFAULT_WAIT)
+  await using files = locked.files
+  await using _ = locked.lock
+  await recoverFiles(locked, DEFAULT_WAIT)
+  for (const file of files.list) await restoreAttributes(file)
 }
 
 /**
- * Lets go of files whose device is gone without us: removed by the kernel after a deferred unmap, or by
- * dmsetup. A file that somebody is at just now is left to them.
+ * Releases the files of mappings whose device was removed by someone else: by the kernel after a deferred
+ * unmap, or with dmsetup. Files that another process has locked are left to it.
  */
-export async function sweep(): Promise<void> {
+export async function recoverAll(): Promise<void> {
   await sweepCookies()
-  await sweepParts()
+  await recoverParts()
   for (const [identity, record] of await readRecords()) {
     if (await isLive(record)) continue
-    await sweepRecord(identity, record).catch((error: unknown) => {
-      log('sweeping %s: %o', identity, error)
+    await recoverRecord(identity, record).catch((error: unknown) => {
+      log('recovering %s: %o', identity, error)
     })
   }
 }
 
-/** Parts of a mapping that nobody is at and that has no device. */
-async function sweepParts(): Promise<void> {
+/** Detaches loop devices that are parts of a mapping without a device. */
+async function recoverParts(): Promise<void> {
   for (const { name } of await listLoops()) {
     const identity = partIdentityOf(name)
     if (identity === undefined) continue
     try {
-      await using claim = await Claim.take([identity], { timeout: 0, signal: undefined })
-      await removeParts(identity, claim.recordOf(identity))
+      await using lock = await FileLock.take([identity], NO_WAIT)
+      await removeParts(identity, lock.recordOf(identity))
     } catch (error) {
-      log('sweeping %s: %o', name, error)
+      log('recovering %s: %o', name, error)
     }
   }
 }
 
-async function sweepRecord(identity: string, { id, identities }: MappingRecord): Promise<void> {
-  const patience = { timeout: 0, signal: undefined }
-  await using claim = await Claim.take(identities, patience)
-  // Between the look and the claim the file may have been mapped again.
-  const record = claim.recordOf(identity)
+async function recoverRecord(identity: string, { id, identities }: MappingRecord): Promise<void> {
+  await using lock = await FileLock.take(identities, NO_WAIT)
+  // Before the lock was taken the file may have been mapped again.
+  const record = lock.recordOf(identity)
   if (record?.id !== id || (await isLive(record))) return
   await using files = await MappedFiles.find(record)
-  await files.lock(patience)
+  await files.flock(NO_WAIT)
   await removeLeftNode(record.node)
   await files.finish()
-  await claim.clearOf(record)
-  log('swept %o', record.files)
+  await lock.clearOf(record)
+  log('recovered %o', record.files)
 }

@@ -1,22 +1,22 @@
-/** What must be taken back if a later step fails, in reverse. */
+/** The steps that undo what has been done so far, if a later step fails. */
 export class Undo {
   readonly #steps: (() => Promise<unknown>)[] = []
-  /** Whether something could not be taken back. */
+  /** Whether a step of the undoing has failed. */
   failed = false
 
   onFailure(step: () => Promise<unknown>): void {
     this.#steps.push(step)
   }
 
-  /** Takes everything back after an error. What could not be is told with it, as its cause. */
-  async after(error: unknown): Promise<void> {
+  /** Undoes everything after an error. If that fails as well, its error becomes the cause of the first. */
+  async rollBack(error: unknown): Promise<void> {
     const failure = await this.#run()
     if (failure !== undefined && error instanceof Error) error.cause ??= failure
   }
 
   /**
-   * Runs the steps. The first that fails is the last to run, and its error is returned: what is below it
-   * rests on what could not be taken away (a file must not be let go while its device is there).
+   * Runs the steps, the last one first, until one fails, and returns its error. Earlier steps depend on it: a
+   * file must not be released while its device exists.
    */
   async #run(): Promise<unknown> {
     for (const step of this.#steps.splice(0).reverse()) {

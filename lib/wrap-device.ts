@@ -1,48 +1,43 @@
-// A device that shows another one as it is: a host filesystem mounted on it leaves the other to
-// device-mapper, so that its files can be mapped (FACTS section 2).
+// A device that maps another one as a whole. A filesystem that is mounted on it leaves the other device to
+// device-mapper, so that its files can be mapped.
 import debug from 'debug'
-import { Claim } from './file-lock.js'
 import { withDeadline } from './kernel/deadline.js'
 import {
   alreadyMapped,
   createDevice,
   findDevice,
+  findSameDevice,
   hasLiveTable,
+  isReadOnly,
   liveTable,
   loadTable,
   removeDevice,
   repairNode,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import { isReadOnly } from './plan/device-stack.js'
-import { invalidValue, isSystemError, problem, verdict, type Problem } from './kernel/errors.js'
+import { dmloopError, invalidValue, isSystemError, problem, type Problem } from './kernel/errors.js'
 import { holdersOf } from './kernel/holders.js'
-import { MappedDevice } from './mapped-device.js'
-import { checkedName, wrappedBy, wrapUuidOf } from './plan/names.js'
 import type { DmDevice } from './kernel/native.js'
-import {
-  DEFAULT_TIMEOUT,
-  parseWrapOptions,
-  PATIENCE,
-  UNDO,
-  type UnmapRequest,
-  type WrapOptions,
-} from './options.js'
 import { identify } from './kernel/path.js'
 import { SECTOR, SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize, isReadOnlyDisk, parseDevice } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
+import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
+import { FileLock } from './file-lock.js'
+import { MappedDevice } from './mapped-device.js'
+import { parseWrapOptions, type UnmapRequest, type WrapOptions } from './options.js'
+import { checkedName, wrappedBy, wrapUuidOf } from './plan/names.js'
 import { Undo } from './undo.js'
 
 const log = debug('dmloop:wrap-device')
 
-/** All of a device, as it is. */
-const tableOver = (device: string, size: number): SegmentTable =>
+/** One segment: the whole device. */
+const wrapTable = (device: string, size: number): SegmentTable =>
   new SegmentTable(Float64Array.of(0, size / SECTOR, 0, 0), [device])
 
-/** Wrapping a device, or taking it away, is one process's business at a time. */
-const claimOn = (device: string): Promise<Claim> =>
-  Claim.take([`wrap-${device.replace(':', '-')}`], PATIENCE)
+/** One process at a time wraps a device, or removes the wrapper. */
+const lockDevice = (device: string): Promise<FileLock> =>
+  FileLock.take([`wrap-${device.replace(':', '-')}`], DEFAULT_WAIT)
 
 export class WrappedDevice extends MappedDevice {
   readonly backend = 'linear'
@@ -52,8 +47,14 @@ export class WrappedDevice extends MappedDevice {
 
   constructor(device: DmDevice, size: number) {
     const { name } = device
-    const facts = { ...device, path: nodePath(name), readOnly: isReadOnly(device), size }
-    super(facts, undefined)
+    super({
+      ...device,
+      path: nodePath(name),
+      readOnly: isReadOnly(device),
+      size,
+      files: [],
+      fallback: [],
+    })
     this.#device = device
   }
 
@@ -63,56 +64,58 @@ export class WrappedDevice extends MappedDevice {
     return new WrappedDevice(device, size)
   }
 
-  get #beneath(): string {
+  get #underlying(): string {
     return wrappedBy(this.uuid) ?? ''
   }
 
-  protected async deviations(): Promise<Problem[]> {
+  protected async findProblems(): Promise<Problem[]> {
     const live = await liveTable(this.#device)
-    const table = tableOver(this.#beneath, this.size)
+    const table = wrapTable(this.#underlying, this.size)
     if ((await table.firstDifference(live)) === undefined) return []
-    return [problem('DMLOOP_FILE_CHANGED', { file: this.path }, 'has another table by now')]
+    return [problem('DMLOOP_FILE_CHANGED', { file: this.path }, 'has another table now')]
   }
 
-  protected async enlarge(): Promise<void> {
-    await using _ = await claimOn(this.#beneath)
-    const size = await deviceSize(this.#beneath)
+  protected async extendDevice(): Promise<void> {
+    await using _ = await lockDevice(this.#underlying)
+    const size = await deviceSize(this.#underlying)
     if (size === this.size) return
-    if (!Number.isSafeInteger(size)) throw verdict('DMLOOP_TOO_LARGE', { file: this.#beneath })
+    if (!Number.isSafeInteger(size))
+      throw dmloopError('DMLOOP_TOO_LARGE', { file: this.#underlying })
     if (size < this.size) {
-      const detail = `is ${size} bytes long by now, and the device on it ${this.size}`
-      throw verdict('DMLOOP_FILE_CHANGED', { file: this.#beneath }, detail)
+      const detail = `is ${size} bytes long now, and its wrapper ${this.size}`
+      throw dmloopError('DMLOOP_FILE_CHANGED', { file: this.#underlying }, detail)
     }
-    await loadTable(this.#device, tableOver(this.#beneath, size), this.readOnly)
-    // There is no record of how it was made: udev knows.
+    await loadTable(this.#device, wrapTable(this.#underlying, size), this.readOnly)
+    // No record says how it was made; udev's database does.
     this.#device = await resumeDevice(this.#device, DEFAULT_TIMEOUT, undefined)
-    this.resized(size)
+    this.setSize(size)
   }
 
-  protected async isThere(): Promise<boolean> {
-    return (await findDevice({ uuid: this.uuid }))?.minor === this.minor
+  protected async exists(): Promise<boolean> {
+    return (await findSameDevice(this)) !== undefined
   }
 
   protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
-    await using _ = await claimOn(this.#beneath)
-    const found = await findDevice({ uuid: this.uuid })
-    return found?.minor === this.minor ? await removeDevice(found, request) : 'removed'
+    await using _ = await lockDevice(this.#underlying)
+    const found = await findSameDevice(this)
+    return found ? await removeDevice(found, request) : 'removed'
   }
 }
 
 /**
- * Makes a device that shows a partition, a disk or any other block device as it is, to mount a filesystem
- * on whose files can then be mapped. Whatever is mounted on the device itself must be unmounted first.
+ * Makes a device that maps a partition, a disk or any other block device as a whole. The files of a filesystem
+ * that is mounted on it can be mapped. A filesystem that is mounted on the device itself must be unmounted
+ * first.
  *
- * Rejects with DMLOOP_DEVICE_CLAIMED when the device is held, with DMLOOP_ALREADY_MAPPED when it is
- * wrapped already, with DMLOOP_NAME_TAKEN and DMLOOP_NAME_INVALID, and with a TypeError when the path leads
- * to something else than a block device. Then nothing is left behind.
+ * Rejects with DMLOOP_DEVICE_CLAIMED when the device is in use, with DMLOOP_ALREADY_MAPPED when it is
+ * wrapped already, with DMLOOP_NAME_TAKEN and DMLOOP_NAME_INVALID, and with a TypeError when the path is
+ * not that of a block device. Then nothing is left behind.
  */
 export async function wrapDevice(blockDevice: string, options: WrapOptions): Promise<MappedDevice> {
   const { path, name: asked, udevScan } = parseWrapOptions(blockDevice, options)
   const name = checkedName(asked)
   return await withDeadline(
-    PATIENCE,
+    DEFAULT_WAIT,
     () => wrap(path, name, udevScan),
     (device) => device.unmap(),
   )
@@ -121,34 +124,34 @@ export async function wrapDevice(blockDevice: string, options: WrapOptions): Pro
 async function wrap(path: string, name: string, udevScan: boolean): Promise<WrappedDevice> {
   const { isBlockDevice, major, minor } = await identify(path)
   if (!isBlockDevice) throw invalidValue('blockDevice', 'the path of a block device', path)
-  const beneath = deviceName(major, minor)
-  const uuid = wrapUuidOf(beneath)
-  await using _ = await claimOn(beneath)
-  const twin = await findDevice({ uuid })
-  if (twin && hasLiveTable(twin)) throw alreadyMapped(path, nodePath(twin.name))
-  // The claim says that nobody is at it: a crash has left it half-made.
-  if (twin) await removeDevice(twin, UNDO)
+  const underlying = deviceName(major, minor)
+  const uuid = wrapUuidOf(underlying)
+  await using _ = await lockDevice(underlying)
+  const duplicate = await findDevice({ uuid })
+  if (duplicate && hasLiveTable(duplicate)) throw alreadyMapped(path, nodePath(duplicate.name))
+  // Because of the lock no process is working on it: a crash has left it half-made.
+  if (duplicate) await removeDevice(duplicate, DEFAULT_WAIT)
 
-  const size = await deviceSize(beneath)
-  if (!Number.isSafeInteger(size)) throw verdict('DMLOOP_TOO_LARGE', { file: path })
+  const size = await deviceSize(underlying)
+  if (!Number.isSafeInteger(size)) throw dmloopError('DMLOOP_TOO_LARGE', { file: path })
   const undo = new Undo()
   try {
     const device = await createDevice(name, uuid, path)
-    undo.onFailure(() => removeDevice(device, UNDO))
-    await loadTable(device, tableOver(beneath, size), await isReadOnlyDisk(beneath))
+    undo.onFailure(() => removeDevice(device, DEFAULT_WAIT))
+    await loadTable(device, wrapTable(underlying, size), await isReadOnlyDisk(underlying))
     const live = await resumeDevice(device, DEFAULT_TIMEOUT, udevScan)
     log('%s wraps %s', name, path)
     return new WrappedDevice(live, size)
   } catch (error) {
-    await undo.after(error)
-    throw isSystemError(error, 'EBUSY') ? await claimed(path, beneath, error) : error
+    await undo.rollBack(error)
+    throw isSystemError(error, 'EBUSY') ? await deviceClaimedError(path, underlying, error) : error
   }
 }
 
-async function claimed(path: string, device: string, cause: Error): Promise<Error> {
+async function deviceClaimedError(path: string, device: string, cause: Error): Promise<Error> {
   const holders = await holdersOf(parseDevice(device))
   const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`
-  const error = verdict('DMLOOP_DEVICE_CLAIMED', { file: path }, `is held${by}`)
+  const error = dmloopError('DMLOOP_DEVICE_CLAIMED', { file: path }, `is held${by}`)
   error.cause = cause
   return error
 }

@@ -71,10 +71,6 @@ Result<Device> Resume(const Target& target, uint32_t cookie) {
   return Simple(DM_DEV_SUSPEND, "DM_DEV_RESUME", target, 0, cookie);
 }
 
-Result<Device> Suspend(const Target& target) {
-  return Simple(DM_DEV_SUSPEND, "DM_DEV_SUSPEND", target, DM_SUSPEND_FLAG);
-}
-
 Result<Device> Clear(const Target& target) {
   return Simple(DM_TABLE_CLEAR, "DM_TABLE_CLEAR", target, 0);
 }
@@ -123,23 +119,6 @@ Result<std::vector<Table>> GetStack(const std::string& device) {
     tables.push_back(std::move(table.value()));
   }
   return tables;
-}
-
-Result<std::vector<std::string>> Dependencies(const Target& target) {
-  auto answer = SendGrowing(DM_TABLE_DEPS, "DM_TABLE_DEPS", target, 0);
-  if (!answer.ok()) return answer.failure();
-  const auto bytes = answer.value().answer();
-  if (bytes.size() < sizeof(struct dm_target_deps)) return std::vector<std::string>{};
-  struct dm_target_deps deps;
-  std::memcpy(&deps, bytes.data(), sizeof deps);
-  const size_t room = (bytes.size() - sizeof deps) / sizeof(uint64_t);
-  std::vector<std::string> devices;
-  for (size_t i = 0; i < deps.count && i < room; i++) {
-    uint64_t device;
-    std::memcpy(&device, bytes.data() + sizeof deps + i * sizeof device, sizeof device);
-    devices.push_back(std::to_string(major(device)) + ":" + std::to_string(minor(device)));
-  }
-  return devices;
 }
 
 Result<std::vector<Device>> List() {

@@ -64,7 +64,6 @@ Result<Device> LoadTable(const Target& target, const SegmentSource& segments,
                          const std::vector<std::string>& devices, bool read_only);
 // Makes the inactive table live and lets I/O through.
 Result<Device> Resume(const Target& target, uint32_t cookie);
-Result<Device> Suspend(const Target& target);
 // Drops the table in the inactive slot.
 Result<Device> Clear(const Target& target);
 Result<Device> Status(const Target& target);
@@ -75,8 +74,6 @@ Result<Table> GetTable(const Target& target, bool inactive);
 // The live tables of a device and of all that lie beneath it, as far down as they are
 // device-mapper's; from the top down, each once. Nothing for another device.
 Result<std::vector<Table>> GetStack(const std::string& device);
-// The devices that the live table lies on, as "major:minor".
-Result<std::vector<std::string>> Dependencies(const Target& target);
 Result<std::vector<Device>> List();
 
 }  // namespace dmloop::dm

@@ -146,14 +146,6 @@ Napi::Value DmStackJs(const Napi::CallbackInfo& info) {
       });
 }
 
-Napi::Value DmDependenciesJs(const Napi::CallbackInfo& info) {
-  auto target = TargetFrom(info[0]);
-  if (!target) return Reject(info.Env(), "dmDependencies(target)");
-  return PromiseWorker<std::vector<std::string>>::Run(
-      info.Env(), [target = *target] { return dm::Dependencies(target); },
-      [](Napi::Env env, std::vector<std::string>& devices) { return Strings(env, devices); });
-}
-
 Napi::Value DmListJs(const Napi::CallbackInfo& info) {
   return PromiseWorker<std::vector<dm::Device>>::Run(
       info.Env(), dm::List, [](Napi::Env env, std::vector<dm::Device>& devices) -> Napi::Value {
@@ -168,13 +160,11 @@ void AddDeviceMapper(Napi::Object& exports) {
   Add(exports, "dmCreate", DmCreateJs);
   Add(exports, "dmLoad", DmLoadJs);
   Add(exports, "dmResume", DmResumeJs);
-  Add(exports, "dmSuspend", DmDeviceJs<dm::Suspend>);
   Add(exports, "dmClear", DmDeviceJs<dm::Clear>);
   Add(exports, "dmStatus", DmDeviceJs<dm::Status>);
   Add(exports, "dmRemove", DmRemoveJs);
   Add(exports, "dmTable", DmTableJs);
   Add(exports, "dmStack", DmStackJs);
-  Add(exports, "dmDependencies", DmDependenciesJs);
   Add(exports, "dmList", DmListJs);
 }
 

@@ -4,9 +4,9 @@
 #include "guard.h"
 #include "js_loop.h"
 #include "js_values.h"
-#include "look.h"
 #include "mounts.h"
 #include "page_cache.h"
+#include "probe.h"
 #include "record.h"
 #include "small_files.h"
 
@@ -42,17 +42,17 @@ Napi::Object FilesystemFileObject(Napi::Env env, const FilesystemFile& file) {
   return object;
 }
 
-Napi::Value LookValue(Napi::Env env, Look& look) {
+Napi::Value ProbeValue(Napi::Env env, FileProbe& probe) {
   Napi::Object object = Napi::Object::New(env);
-  object.Set("facts", FactsValue(env, look.facts));
-  object.Set("kernelName", StringOrUndefined(env, look.kernel_name));
-  object.Set("blockSize", static_cast<double>(look.block_size));
-  object.Set("deviceSize", ExactNumber(env, look.device_size));
-  object.Set("mounts", look.mounts);
-  object.Set("ext4Options", look.ext4_options);
-  object.Set("swaps", look.swaps);
-  object.Set("filesystemFiles", ArrayOf(env, look.filesystem_files, FilesystemFileObject));
-  object.Set("loops", LoopsValue(env, look.loops));
+  object.Set("facts", FactsValue(env, probe.facts));
+  object.Set("kernelName", StringOrUndefined(env, probe.kernel_name));
+  object.Set("blockSize", static_cast<double>(probe.block_size));
+  object.Set("deviceSize", ExactNumber(env, probe.device_size));
+  object.Set("mounts", probe.mounts);
+  object.Set("ext4Options", probe.ext4_options);
+  object.Set("swaps", probe.swaps);
+  object.Set("filesystemFiles", ArrayOf(env, probe.filesystem_files, FilesystemFileObject));
+  object.Set("loops", LoopsValue(env, probe.loops));
   return object;
 }
 
@@ -61,7 +61,7 @@ Napi::Value OpenedValue(Napi::Env env, OpenedFile& opened) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("fd", fd);
   object.Set("path", opened.path);
-  object.Set("look", LookValue(env, opened.look));
+  object.Set("probe", ProbeValue(env, opened.probe));
   return object;
 }
 
@@ -136,10 +136,11 @@ Napi::Value IdentifyJs(const Napi::CallbackInfo& info) {
       });
 }
 
-Napi::Value LookAtJs(const Napi::CallbackInfo& info) {
+Napi::Value ProbeJs(const Napi::CallbackInfo& info) {
   const auto fd = UsedDescriptor::From(info[0]);
-  if (!fd) return Reject(info.Env(), "lookAt(fd)");
-  return PromiseWorker<Look>::Run(info.Env(), [fd = *fd] { return LookAt(fd.get()); }, LookValue);
+  if (!fd) return Reject(info.Env(), "probe(fd)");
+  return PromiseWorker<FileProbe>::Run(
+      info.Env(), [fd = *fd] { return ProbeFile(fd.get()); }, ProbeValue);
 }
 
 Napi::Value InspectJs(const Napi::CallbackInfo& info) {
@@ -323,7 +324,7 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "listMounts", ListMountsJs);
   Add(exports, "open", OpenJs);
   Add(exports, "identify", IdentifyJs);
-  Add(exports, "lookAt", LookAtJs);
+  Add(exports, "probe", ProbeJs);
   Add(exports, "inspect", InspectJs);
   Add(exports, "sync", FileStepJs<Sync>);
   Add(exports, "close", CloseJs);

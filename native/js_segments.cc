@@ -71,9 +71,10 @@ std::optional<FilePart> PartFrom(const Napi::Value& value, PackedParts& packed) 
   return FilePart{std::move(extents), *offset, *sectors, static_cast<uint32_t>(*zero_flags), {}};
 }
 
-using LayoutResult = Result<std::shared_ptr<const Layout>>;
+using BuiltSegments = Result<std::shared_ptr<const Layout>>;
 
-LayoutResult LayOut(std::vector<FilePart> parts, std::shared_ptr<const PackedParts> packed) {
+BuiltSegments BuildSegments(std::vector<FilePart> parts,
+                            std::shared_ptr<const PackedParts> packed) {
   for (size_t i = 0; i < parts.size(); i++) {
     for (const PackedLevel& layers : (*packed)[i]) {
       Level& level = parts[i].levels.emplace_back();
@@ -87,8 +88,8 @@ LayoutResult LayOut(std::vector<FilePart> parts, std::shared_ptr<const PackedPar
   return Layout::Of(std::move(parts), std::move(packed));
 }
 
-Napi::Value LayOutJs(const Napi::CallbackInfo& info) {
-  const char* usage = "layOut([{ extents, offset, sectors, zeroFlags, levels }])";
+Napi::Value BuildSegmentsJs(const Napi::CallbackInfo& info) {
+  const char* usage = "buildSegments([{ extents, offset, sectors, zeroFlags, levels }])";
   if (!info[0].IsArray()) return Reject(info.Env(), usage);
   const auto list = info[0].As<Napi::Array>();
   auto packed = std::make_shared<PackedParts>();
@@ -100,7 +101,9 @@ Napi::Value LayOutJs(const Napi::CallbackInfo& info) {
   }
   return PromiseWorker<std::shared_ptr<const Layout>>::Run(
       info.Env(),
-      [parts = std::move(parts), packed = std::move(packed)] { return LayOut(parts, packed); },
+      [parts = std::move(parts), packed = std::move(packed)] {
+        return BuildSegments(parts, packed);
+      },
       [](Napi::Env env, std::shared_ptr<const Layout>& layout) -> Napi::Value {
         Napi::Object object = Napi::Object::New(env);
         object.Set("count", static_cast<double>(layout->size()));
@@ -153,7 +156,7 @@ Napi::Value CompareTablesJs(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void AddSegments(Napi::Object& exports) {
-  Add(exports, "layOut", LayOutJs);
+  Add(exports, "buildSegments", BuildSegmentsJs);
   Add(exports, "segmentRows", SegmentRowsJs);
   Add(exports, "findOverlap", CompareTablesJs<Overlap>);
   Add(exports, "findDifferentSector", CompareTablesJs<Difference>);

@@ -8,10 +8,10 @@ namespace {
 
 using CookieHandle = std::shared_ptr<const Cookie>;
 
-Napi::Value LookAtSocketJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "lookAtSocket(path)");
+Napi::Value ProbeSocketJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "probeSocket(path)");
   return PromiseWorker<std::optional<LocalSocket>>::Run(
-      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return LookAtSocket(path); },
+      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return ProbeSocket(path); },
       [](Napi::Env env, std::optional<LocalSocket>& found) -> Napi::Value {
         if (!found) return env.Undefined();
         Napi::Object object = Napi::Object::New(env);
@@ -54,7 +54,7 @@ Napi::Value DestroyCookieJs(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void AddUdev(Napi::Object& exports) {
-  Add(exports, "lookAtSocket", LookAtSocketJs);
+  Add(exports, "probeSocket", ProbeSocketJs);
   Add(exports, "createCookie", CreateCookieJs);
   Add(exports, "sweepCookies", SweepCookiesJs);
   Add(exports, "pendingEvents", PendingEventsJs);

@@ -18,9 +18,9 @@
 #include "safe_integer.h"
 #include "unique_fd.h"
 
-// What the native half and JavaScript hand each other: arguments in, facts out. lib/kernel/native.ts holds
-// the types and is the only caller; what it passes has been judged already, so a wrong argument is
-// a bug of ours and throws a plain TypeError.
+// What the native half and JavaScript hand each other: arguments in, facts out.
+// lib/kernel/native.ts holds the types and is the only caller; what it passes has been judged
+// already, so a wrong argument is a bug of ours and throws a plain TypeError.
 namespace dmloop {
 
 inline Napi::Value Reject(Napi::Env env, const char* message) {

@@ -16,7 +16,7 @@ bool IsAbsent(int error) { return error == ENOENT || error == ENOTDIR; }
 
 }  // namespace
 
-Result<std::optional<LocalSocket>> LookAtSocket(const std::string& path) {
+Result<std::optional<LocalSocket>> ProbeSocket(const std::string& path) {
   struct stat file;
   if (lstat(path.c_str(), &file) < 0) {
     if (IsAbsent(errno)) return std::optional<LocalSocket>();

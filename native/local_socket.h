@@ -18,6 +18,6 @@ struct LocalSocket {
 };
 
 // Nothing where there is no socket. Who has the socket does not notice.
-Result<std::optional<LocalSocket>> LookAtSocket(const std::string& path);
+Result<std::optional<LocalSocket>> ProbeSocket(const std::string& path);
 
 }  // namespace dmloop

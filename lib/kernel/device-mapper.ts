@@ -1,10 +1,16 @@
-// The device-mapper device of a mapping: reserve it, give it a table, let it go.
+// Device-mapper devices: create, load, resume, remove.
+import { constants } from 'node:os'
 import debug from 'debug'
-import { isUnreachable, noDeviceMapper } from '../plan/device-stack.js'
-import { DmloopError, isSystemError, systemError, verdict } from './errors.js'
-import { stillOpen } from './holders.js'
-import { computed, native, result, type DmDevice, type DmTarget } from './native.js'
-import { identityOf } from '../plan/names.js'
+import {
+  DmloopError,
+  dmloopError,
+  isSystemError,
+  problem,
+  systemError,
+  type Problem,
+} from './errors.js'
+import { stillOpenError } from './holders.js'
+import { native, result, type DmDevice, type DmTarget } from './native.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
 import {
@@ -16,11 +22,12 @@ import {
   type DeviceNode,
   type UdevScan,
 } from './udev.js'
-import { poll, type Patience } from './wait.js'
+import { poll, type RemovalRequest } from './wait.js'
 
 const log = debug('dmloop:device-mapper')
 
 /** linux/dm-ioctl.h */
+const READ_ONLY = 1
 const ACTIVE_PRESENT = 1 << 5
 const DEFERRED_REMOVE = 1 << 17
 
@@ -30,46 +37,67 @@ const DEFERRED_REMOVE = 1 << 17
  */
 const PER_SEGMENT = 0.05
 
+export const isReadOnly = (device: DmDevice): boolean => (device.flags & READ_ONLY) !== 0
+
 export const hasLiveTable = (device: DmDevice): boolean => (device.flags & ACTIVE_PRESENT) !== 0
+
+/** Whether the control device of device-mapper is missing, or this process may not open it. */
+export const isUnreachable = (error: unknown): boolean =>
+  (isSystemError(error, 'ENOENT', 'ENODEV', 'ENXIO') && error.syscall === 'open') ||
+  isSystemError(error, 'EACCES', 'EPERM')
+
+export function noDeviceMapper(cause: unknown, file?: string): Problem {
+  const why = cause instanceof Error ? `: ${cause.message}` : ''
+  return problem('DMLOOP_NO_DEVICE_MAPPER', { file }, `device-mapper cannot be reached${why}`)
+}
 
 /** Rejects with DMLOOP_NO_DEVICE_MAPPER where this process cannot use device-mapper. */
 export async function assertDeviceMapper(): Promise<void> {
   try {
     log('device-mapper %s', await result(native.dmVersion()))
   } catch (error) {
-    throw reachable(error)
+    throw explainUnreachable(error)
   }
 }
 
-/** What the kernel knows of a device; undefined when there is none. */
+/** Returns what the kernel knows of a device; undefined when there is none. */
 export async function findDevice(target: DmTarget): Promise<DmDevice | undefined> {
   try {
     return await result(native.dmStatus(target))
   } catch (error) {
     if (isSystemError(error, 'ENXIO') && error.syscall === 'DM_DEV_STATUS') return undefined
-    // No device has a name that is longer than the field for it.
+    // The name is longer than any device can have.
     if (isSystemError(error, 'EINVAL') && error.syscall === 'dm_ioctl') return undefined
     if (isAbsent(error)) return undefined
-    throw reachable(error)
+    throw explainUnreachable(error)
   }
 }
 
-/** Every device that device-mapper has. */
+/** The device with a UUID, if it is still the one with this minor number. */
+export async function findSameDevice({
+  uuid,
+  minor,
+}: Pick<DmDevice, 'uuid' | 'minor'>): Promise<DmDevice | undefined> {
+  const device = await findDevice({ uuid })
+  return device?.minor === minor ? device : undefined
+}
+
+/** All device-mapper devices. */
 export async function listDevices(): Promise<DmDevice[]> {
   try {
     return await result(native.dmList())
   } catch (error) {
     if (isAbsent(error)) return []
-    throw reachable(error)
+    throw explainUnreachable(error)
   }
 }
 
-/** Whether the kernel has no device-mapper, and so no devices of it. */
+/** Whether the kernel has no device-mapper, and therefore no such devices. */
 const isAbsent = (error: unknown): boolean =>
   isSystemError(error, 'ENOENT', 'ENODEV', 'ENXIO') && error.syscall === 'open'
 
-/** An error that says that device-mapper is not there becomes the verdict with its remedy. */
-function reachable(error: unknown): unknown {
+/** Turns an error that means that device-mapper cannot be used into one with a remedy. */
+function explainUnreachable(error: unknown): unknown {
   return isUnreachable(error)
     ? new DmloopError(noDeviceMapper(error), undefined, { cause: error })
     : error
@@ -82,19 +110,19 @@ export async function createDevice(name: string, uuid: string, file: string): Pr
     log('created %s, %s', name, deviceName(device.major, device.minor))
     return device
   } catch (error) {
-    if (!isSystemError(error, 'EBUSY')) throw reachable(error)
-    // EBUSY is for a name or a UUID that is taken, and does not say which.
-    const twin = await findDevice({ uuid })
-    if (twin) throw alreadyMapped(file, nodePath(twin.name))
+    if (!isSystemError(error, 'EBUSY')) throw explainUnreachable(error)
+    // EBUSY means that the name or the UUID is taken, and does not say which.
+    const duplicate = await findDevice({ uuid })
+    if (duplicate) throw alreadyMapped(file, nodePath(duplicate.name))
     throw nameTaken(name)
   }
 }
 
 export const nameTaken = (name: string): DmloopError =>
-  verdict('DMLOOP_NAME_TAKEN', {}, `“${name}” is the name of another device`)
+  dmloopError('DMLOOP_NAME_TAKEN', {}, `“${name}” is the name of another device`)
 
 export const alreadyMapped = (file: string, path: string): DmloopError =>
-  verdict('DMLOOP_ALREADY_MAPPED', { file }, `is mapped already, as ${path}`)
+  dmloopError('DMLOOP_ALREADY_MAPPED', { file }, `is mapped already, as ${path}`)
 
 export async function loadTable(
   device: DmDevice,
@@ -109,44 +137,10 @@ export async function loadTable(
 }
 
 /**
- * Rejects with DMLOOP_ALREADY_MAPPED when another mapping, live or in the making, lies on some of the same
- * blocks. UUIDs tell files apart by the number of their filesystem's device, which may be another one
- * after the volume was deactivated and activated again beneath a mapping. Each process loads first and
- * looks then, so that of two at once at least one sees the other.
+ * The inactive and the live table of a device, of which either may have no rows; none when it was removed
+ * meanwhile. The inactive one is read first: a resume in between makes it the live one.
  */
-export async function assertAlone(
-  device: Pick<DmDevice, 'uuid'>,
-  segments: SegmentTable,
-  file: string,
-): Promise<void> {
-  for (const other of await listDevices()) {
-    if (identityOf(other.uuid) === undefined || other.uuid === device.uuid) continue
-    for (const table of await tablesOf(other)) {
-      if (await overlaps(segments, table)) throw alreadyMapped(file, nodePath(other.name))
-    }
-  }
-}
-
-/** Whether two tables have a block of a device in common. */
-export async function overlaps(segments: SegmentTable, other: SegmentTable): Promise<boolean> {
-  const rows = { rows: placesOf(other), devices: segments.numbersOf(other.devices) }
-  return (await computed(native.findOverlap(segments.source, rows))) >= 0
-}
-
-/** The rows of a table that lie somewhere: what dmsetup --force has put in place of one does not. */
-const placesOf = ({ packed }: SegmentTable): Float64Array => {
-  const rows: number[] = []
-  for (let row = 0; row < packed.length; row += 4) {
-    if ((packed[row + 2] as number) >= 0) rows.push(...packed.subarray(row, row + 4))
-  }
-  return Float64Array.from(rows)
-}
-
-/**
- * Both tables of a mapping, of which either may have no rows; none when it has gone meanwhile. The one
- * that is about to be live is read first: a resume in between makes it the other.
- */
-async function tablesOf({ uuid, name, targetCount }: DmDevice): Promise<SegmentTable[]> {
+export async function bothTables({ uuid, name, targetCount }: DmDevice): Promise<SegmentTable[]> {
   const tables: SegmentTable[] = []
   try {
     for (const inactive of [true, false]) {
@@ -165,7 +159,7 @@ export async function clearTable(device: DmDevice): Promise<void> {
   await result(native.dmClear({ uuid: device.uuid }), device.name)
 }
 
-/** The live table; a target that is neither linear nor zero equals no segment of a plan. */
+/** The live table. A target that is neither linear nor zero differs from every segment of a plan. */
 export async function liveTable(device: DmDevice): Promise<SegmentTable> {
   const { uuid, name, targetCount } = device
   const ask = native.dmTable({ uuid }, false)
@@ -173,7 +167,7 @@ export async function liveTable(device: DmDevice): Promise<SegmentTable> {
   return new SegmentTable(rows, devices)
 }
 
-/** Makes the loaded table live, and /dev/mapper/NAME lead to it. */
+/** Makes the loaded table live, and makes sure that /dev/mapper/NAME is the device. */
 export async function resumeDevice(
   device: DmDevice,
   timeout: number,
@@ -192,20 +186,20 @@ export async function resumeDevice(
 
 /**
  * Removes a device and its node. udev and blkid open a new device for a moment, so a busy one is
- * tried again until the time is over; then DMLOOP_STILL_OPEN says who holds it. With `deferred`, the
- * kernel removes it when its last holder leaves. A device that has gone already is no error.
+ * tried again until the time is over; then DMLOOP_STILL_OPEN says who has it open. With `deferred`, the
+ * kernel removes it when its last user closes it. A device that is already gone is no error.
  */
 export async function removeDevice(
   device: DmDevice,
-  { deferred, ...patience }: Patience & { deferred: boolean },
+  { deferred = false, ...limit }: RemovalRequest,
 ): Promise<'removed' | 'deferred'> {
   const { uuid, name } = device
   const outcome = await poll(async () => {
     try {
       const left = await withUdev(
         (cookie) => result(native.dmRemove({ uuid }, deferred, cookie), name),
-        patience.timeout,
-        // udev's rules look into no device that goes, whatever the flags say.
+        limit.timeout,
+        // udev's rules do not scan a device that is removed, whatever the flags say.
         true,
       )
       return (left.flags & DEFERRED_REMOVE) === 0 ? 'removed' : 'deferred'
@@ -214,31 +208,30 @@ export async function removeDevice(
       if (isSystemError(error, 'EBUSY')) return undefined
       throw error
     }
-  }, patience)
+  }, limit)
   if (outcome === undefined) {
-    const cause = systemError({ errno: -16, syscall: 'DM_DEV_REMOVE' }, name)
-    throw await stillOpen(nodePath(name), device, patience.timeout, cause)
+    const cause = systemError({ errno: -constants.errno.EBUSY, syscall: 'DM_DEV_REMOVE' }, name)
+    throw await stillOpenError(nodePath(name), device, limit.timeout, cause)
   }
-  // Whoever holds a device that goes later has it open: the name is not needed any more.
+  // Those who have the device open do not need its name any more.
   if (outcome === 'deferred') await removeNode(device)
   else await removeLeftNode(device)
   log('%s %s', outcome, name)
   return outcome
 }
 
-/** Makes the node that a process killed between resume and mknod has left out. */
+/** Makes the node that is missing when a process was killed between resume and mknod. */
 export async function repairNode(device: DmDevice): Promise<void> {
-  // A device that waits for its last holder has lost its node on purpose.
+  // A device that is removed when its last user closes it has no node on purpose.
   if (!hasLiveTable(device) || (device.flags & DEFERRED_REMOVE) !== 0) return
   await awaitNode(device)
   await ensureNode(device)
   // Meanwhile another process may have removed the device, and its node with it.
-  const left = await findDevice({ uuid: device.uuid })
-  if (left?.minor !== device.minor) await removeLeftNode(device)
+  if (!(await findSameDevice(device))) await removeLeftNode(device)
 }
 
 /** Removes the node of a device that is gone. */
 export async function removeLeftNode(device: DeviceNode): Promise<void> {
-  // Another process may have given the name to a device of its own by now, which may have the number too.
+  // Another process may have created a device with the same name since, perhaps with the same number.
   if (!(await findDevice({ name: device.name }))) await removeNode(device)
 }

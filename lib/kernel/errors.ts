@@ -11,7 +11,7 @@ export interface FileRange {
   length?: number | undefined
 }
 
-/** What stands in the way of a mapping. */
+/** Something that prevents a mapping. */
 export interface Problem extends FileRange {
   code: DmloopCode
   message: string
@@ -21,19 +21,19 @@ export interface Problem extends FileRange {
   blocks: 'linear' | 'all'
 }
 
-/** Frames: ten, which Node takes, do not reach from the depth of a walk to whoever has called it. */
+/** Frames. Node's default of ten does not reach from deep inside a call to its caller. */
 const STACK_DEPTH = 40
 
-/** Takes an error's stack anew, so deep that it leads to the caller. */
-function deepen<T extends Error>(error: T): T {
+/** Captures an error's stack again, deep enough to include the caller of the library. */
+function captureFullStack<T extends Error>(error: T): T {
   const { stackTraceLimit } = Error
   Error.stackTraceLimit = STACK_DEPTH
-  Error.captureStackTrace(error, deepen)
+  Error.captureStackTrace(error, captureFullStack)
   Error.stackTraceLimit = stackTraceLimit
   return error
 }
 
-/** A verdict of the library's own: `code` is one of the `DMLOOP_*` codes. */
+/** An error of the library itself: `code` is one of the `DMLOOP_*` codes. */
 export class DmloopError extends Error implements FileRange {
   readonly code: DmloopCode
   readonly remedy: string
@@ -52,7 +52,7 @@ export class DmloopError extends Error implements FileRange {
     this.offset = problem.offset
     this.length = problem.length
     this.problems = problems
-    deepen(this)
+    captureFullStack(this)
   }
 }
 
@@ -60,8 +60,8 @@ const rangeText = ({ offset, length }: FileRange): string =>
   offset === undefined || length === undefined ? '' : ` (bytes ${offset} to ${offset + length - 1})`
 
 /**
- * The problem that a rule of the policy describes, for one file and range. `detail` says what was
- * found; without it the rule's own words do.
+ * The problem that a rule of the policy describes, for one file and range. `detail` says what was found, in
+ * place of the rule's own words.
  */
 export function problem(code: DmloopCode, range: FileRange = {}, detail?: string): Problem {
   const rule = POLICY[code]
@@ -76,17 +76,20 @@ export function problem(code: DmloopCode, range: FileRange = {}, detail?: string
 }
 
 /** The error of a single problem. */
-export const verdict = (code: DmloopCode, range: FileRange = {}, detail?: string): DmloopError =>
-  new DmloopError(problem(code, range, detail))
+export const dmloopError = (
+  code: DmloopCode,
+  range: FileRange = {},
+  detail?: string,
+): DmloopError => new DmloopError(problem(code, range, detail))
 
-/** An answer of the kernel's with numbers that JavaScript would round becomes the verdict on it. */
+/** Turns the error for a number that JavaScript would round into DMLOOP_TOO_LARGE. */
 export function exactOrTooLarge(error: unknown, file: string, detail: string): unknown {
   return isSystemError(error, 'EOVERFLOW')
     ? new DmloopError(problem('DMLOOP_TOO_LARGE', { file }, detail), undefined, { cause: error })
     : error
 }
 
-/** An error as Node's own file functions make it: `code`, negative `errno`, `syscall`, `path`. */
+/** An error like those of Node's file functions: `code`, negative `errno`, `syscall`, `path`. */
 export interface SystemError extends Error {
   code: string
   errno: number
@@ -108,7 +111,7 @@ export function systemError(
   const code = errorName(errno)
   const message = `${code}: ${syscall}${path === undefined ? '' : ` '${path}'`}`
   return Object.assign(
-    deepen(new Error(message)),
+    captureFullStack(new Error(message)),
     { code, errno, syscall },
     path === undefined ? {} : { path },
   )

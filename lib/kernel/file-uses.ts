@@ -1,31 +1,36 @@
-// What else uses the blocks of a file: swap space, its filesystem and loop devices.
+// What else uses the blocks of a file: swap, its filesystem, loop devices.
 import { loopPath } from './loop.js'
-import type { FileFacts, Look } from './native.js'
+import type { FileFacts, FileProbe } from './native.js'
 import { identify } from './path.js'
 import { unescapePath } from './sysfs.js'
 
 export interface Uses {
   swap: boolean
-  /** What it is to its own filesystem ("the journal"), if it is one of those files. */
+  /** What its filesystem uses it for ("the journal"), if it does. */
   filesystem?: string | undefined
-  /** The nodes of the loop devices that show the file. */
+  /** The nodes of the loop devices that the file backs. */
   loops: string[]
 }
 
-/** What the kernel calls a file: its filesystem's device, and its inode there. */
-type Inode = Pick<FileFacts, 'major' | 'minor' | 'inode'>
+/** A file as /proc shows it: its filesystem's device, and its inode there. */
+export type Inode = Pick<FileFacts, 'major' | 'minor' | 'inode'>
 
-export const isSame = (a: Inode, b: Inode): boolean =>
+export const isSameFile = (a: Inode, b: Inode): boolean =>
   a.major === b.major && a.minor === b.minor && a.inode === b.inode
 
 /**
- * The loop driver is asked rather than sysfs, whose paths mean nothing in another mount namespace. Who may
- * not ask it, may not map either: a plan goes on without the answer.
+ * The loop driver is asked rather than sysfs, whose paths have no meaning in another mount namespace. A
+ * process that may not ask it cannot map either, but its plan does without the answer.
  */
-export const usesOf = async ({ facts, swaps, filesystemFiles, loops }: Look): Promise<Uses> => ({
+export const usesOf = async ({
+  facts,
+  swaps,
+  filesystemFiles,
+  loops,
+}: FileProbe): Promise<Uses> => ({
   swap: await isSwap(facts, swaps),
   filesystem: filesystemFiles.find(({ inode }) => inode === facts.inode)?.role,
-  loops: loops.filter((loop) => isSame(loop, facts)).map(({ number }) => loopPath(number)),
+  loops: loops.filter((loop) => isSameFile(loop, facts)).map(({ number }) => loopPath(number)),
 })
 
 /** /proc/swaps (proc(5)): a header, then a line an area, which starts with its path and its type. */
@@ -36,7 +41,7 @@ async function isSwap(file: Inode, swaps: string): Promise<boolean> {
     const found = await identify(unescapePath(path)).catch(() => undefined)
     if (!found) continue
     const inode = { major: found.fsMajor, minor: found.fsMinor, inode: found.inode }
-    if (isSame(inode, file)) return true
+    if (isSameFile(inode, file)) return true
   }
   return false
 }

@@ -1,8 +1,8 @@
-// Which filesystem a file lies on.
-import type { Look } from './native.js'
+// The filesystem that a file is stored on.
+import type { FileProbe } from './native.js'
 import { deviceName, parseMounts } from './sysfs.js'
 
-/** linux/magic.h and the filesystems' own headers; ext2, ext3 and ext4 share one. */
+/** From linux/magic.h and the filesystems' own headers. ext2, ext3 and ext4 share one. */
 const MAGIC: Record<number, string> = {
   0xef53: 'ext4',
   0x58465342: 'xfs',
@@ -33,12 +33,12 @@ export interface Filesystem {
   readOnly: boolean
 }
 
-/** The filesystem of an open file: by its mount, and where that cannot be seen by its magic. */
-export function filesystemOf({ facts, mounts, ext4Options }: Look): Filesystem {
+/** The filesystem of an open file: from its mount, or from its magic where no mount can be seen. */
+export function filesystemOf({ facts, mounts, ext4Options }: FileProbe): Filesystem {
   const [mount] = parseMounts(mounts, deviceName(facts.major, facts.minor))
   const byMagic = MAGIC[facts.filesystemMagic] ?? `0x${facts.filesystemMagic.toString(16)}`
-  // ext4 leaves out of mountinfo what its superblock has as a default (tune2fs -o journal_data); its own
-  // file in /proc has it all, a line an option, whatever is mounted where.
+  // ext4 omits from mountinfo the options that are defaults of its superblock (tune2fs -o journal_data).
+  // Its own file in /proc lists all of them, one a line.
   const hidden = byMagic === 'ext4' ? ext4Options.trim().split('\n') : []
   const options = [...(mount?.options ?? []), ...hidden]
   return { name: mount?.filesystem ?? byMagic, options, readOnly: options.includes('ro') }

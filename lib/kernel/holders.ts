@@ -1,9 +1,9 @@
-// Who holds a device, as far as this process can see.
+// Who has a device open, as far as this process can see.
 import { readdir, readlink } from 'node:fs/promises'
 import { DmloopError, problem } from './errors.js'
 import { native, result } from './native.js'
 import { identify } from './path.js'
-import { openFilesOf, phraseOf, processesThat, processIds } from './processes.js'
+import { openFilesOf, describeProcess, describeProcessesWhere, processIds } from './processes.js'
 import {
   deviceName,
   mapperName,
@@ -22,7 +22,7 @@ interface Node {
 /** Devices as "major:minor". */
 type Devices = ReadonlySet<string>
 
-/** A device and the partitions that the kernel has found on it: who holds one of them holds the device. */
+/** A device and the partitions that the kernel has found on it: an open partition keeps the device open. */
 async function withPartitions({ major, minor }: Node): Promise<Devices> {
   const device = deviceName(major, minor)
   const devices = new Set([device])
@@ -35,13 +35,13 @@ async function withPartitions({ major, minor }: Node): Promise<Devices> {
   return devices
 }
 
-/** Whether a path leads to the node of one of the devices. */
+/** Whether a path is that of a node of one of the devices. */
 async function isNodeOf(path: string, devices: Devices): Promise<boolean> {
   const found = await identify(path).catch(() => undefined)
   return found?.isBlockDevice === true && devices.has(deviceName(found.major, found.minor))
 }
 
-/** Mounts of the devices that a process sees. btrfs has a number of its own: there the source tells. */
+/** Mounts of the devices that a process sees. btrfs has device numbers of its own: there the source tells. */
 async function mountsSeenBy(pid: string, devices: Devices): Promise<string[]> {
   const mounts = parseMountinfo((await readText(`/proc/${pid}/mountinfo`).catch(() => '')) ?? '')
   const holds = async ({ device, source }: Mount): Promise<boolean> =>
@@ -54,7 +54,7 @@ async function mountsSeenBy(pid: string, devices: Devices): Promise<string[]> {
   return found
 }
 
-/** Mounts in every namespace that a process lives in; those of another than ours with such a process. */
+/** Mounts in the mount namespaces of all processes; in another than ours together with such a process. */
 async function mountsOn(devices: Devices): Promise<string[]> {
   const found: string[] = []
   const seen = new Set<string>()
@@ -63,7 +63,7 @@ async function mountsOn(devices: Devices): Promise<string[]> {
     if (namespace === undefined || seen.has(namespace)) continue
     seen.add(namespace)
     const mounts = await mountsSeenBy(pid, devices)
-    const where = pid === 'self' || mounts.length === 0 ? '' : ` of ${await phraseOf(pid)}`
+    const where = pid === 'self' || mounts.length === 0 ? '' : ` of ${await describeProcess(pid)}`
     found.push(...mounts.map((mount) => mount + where))
   }
   return found
@@ -79,49 +79,49 @@ async function swapOn(devices: Devices): Promise<string[]> {
   return found
 }
 
-/** A device on top as people know it: a device-mapper one by its name, any other by its node. */
-async function phraseOfDevice(name: string): Promise<string> {
+/** A device-mapper device by its name, any other by its node. */
+async function describeDevice(name: string): Promise<string> {
   const mapped = await mapperName((await readText(`/sys/class/block/${name}/dev`)) ?? '')
   return mapped === undefined
     ? `the device /dev/${name}`
     : `the device “${mapped}” (${nodePath(mapped)})`
 }
 
-/** Devices that are made of these ones. */
+/** Devices that are stacked on these ones. */
 async function devicesOn(devices: Devices): Promise<string[]> {
   const found: string[] = []
   for (const device of devices) {
     const names = await readdir(`/sys/dev/block/${device}/holders`).catch(() => [])
-    for (const name of names) found.push(await phraseOfDevice(name))
+    for (const name of names) found.push(await describeDevice(name))
   }
   return found
 }
 
-/** Loop devices that show the node of one of these devices. */
+/** Loop devices that are attached to the node of one of these devices. */
 async function loopsOn(devices: Devices): Promise<string[]> {
   return (await result(native.loopList()))
-    .filter(({ shown: { major, minor } }) => devices.has(deviceName(major, minor)))
+    .filter(({ backingDevice: { major, minor } }) => devices.has(deviceName(major, minor)))
     .map(({ number }) => `the loop device /dev/loop${number}`)
 }
 
 /** Processes that have one of the devices open. */
 const openersOf = (devices: Devices): Promise<string[]> =>
-  processesThat(async (pid) => {
+  describeProcessesWhere(async (pid) => {
     for await (const { isBlockDevice, major, minor } of openFilesOf(pid)) {
       if (isBlockDevice && devices.has(deviceName(major, minor))) return true
     }
     return false
   })
 
-/** All that holds a device or a partition on it, each as a phrase for people. */
+/** Describes everything that keeps a device, or a partition on it, open. */
 export async function holdersOf(node: Node): Promise<string[]> {
   const devices = await withPartitions(node)
   const kinds = [mountsOn, swapOn, devicesOn, loopsOn, openersOf]
   return (await Promise.all(kinds.map((find) => find(devices)))).flat()
 }
 
-/** That a device cannot be removed, with who has it open; `cause` is the call that said so. */
-export async function stillOpen(
+/** The error for a device that cannot be removed, with who has it open. `cause` is the call that failed. */
+export async function stillOpenError(
   path: string,
   node: Node,
   timeout: number,

@@ -1,11 +1,12 @@
-// Loop devices: which there are, make one, let it go (loop(4)).
+// Loop devices: list, attach, detach (loop(4)).
 import { readdir, stat } from 'node:fs/promises'
+import { constants } from 'node:os'
 import debug from 'debug'
-import { isSystemError, systemError, verdict } from './errors.js'
-import { stillOpen } from './holders.js'
+import { isSystemError, systemError, dmloopError } from './errors.js'
+import { stillOpenError } from './holders.js'
 import { native, result, type LoopSettings, type LoopStatus } from './native.js'
 import { parseDevice, readText } from './sysfs.js'
-import { poll, type Patience } from './wait.js'
+import { poll, type RemovalRequest, type WaitLimit } from './wait.js'
 
 const log = debug('dmloop:loop')
 
@@ -24,7 +25,7 @@ export const loopPath = (number: number): string => `/dev/loop${number}`
 
 const withPath = (status: LoopStatus): Loop => ({ ...status, path: loopPath(status.number) })
 
-/** What a loop device shows; undefined when it shows nothing, or is not there. */
+/** Returns a loop device; undefined when nothing is attached to it, or it does not exist. */
 export async function findLoop(number: number): Promise<Loop | undefined> {
   try {
     return withPath(await result(native.loopStatus(number), loopPath(number)))
@@ -34,7 +35,7 @@ export async function findLoop(number: number): Promise<Loop | undefined> {
   }
 }
 
-/** That loop device, while it bears the name: another name is somebody else's. */
+/** The loop device with a number, if it still has this name: one with another name is not ours. */
 export async function findNamedLoop({
   number,
   name,
@@ -43,9 +44,10 @@ export async function findNamedLoop({
   return loop?.name === name ? loop : undefined
 }
 
-async function numberOf(number: number): Promise<Loop['device']> {
+async function deviceNumberOf(number: number): Promise<Loop['device']> {
   const device = await readText(`/sys/block/loop${number}/dev`)
-  if (device === undefined) throw systemError({ errno: -6, syscall: 'open' }, loopPath(number))
+  if (device === undefined)
+    throw systemError({ errno: -constants.errno.ENXIO, syscall: 'open' }, loopPath(number))
   return parseDevice(device)
 }
 
@@ -55,51 +57,51 @@ export function loopNumber(kernelName: string | undefined): number | undefined {
   return found ? Number(found[1]) : undefined
 }
 
-/** Every loop device that shows something and says what; none for a process that may not ask. */
+/** All loop devices with a backing file; none where this process may not ask. */
 export const listLoops = async (): Promise<Loop[]> =>
   (await result(native.loopList())).map(withPath)
 
-/** Whether another device is made of a loop device. */
-export async function isBeneath({ number }: Pick<Loop, 'number'>): Promise<boolean> {
+/** Whether another device is stacked on a loop device. */
+export async function hasHolders({ number }: Pick<Loop, 'number'>): Promise<boolean> {
   const holders = await readdir(`/sys/block/loop${number}/holders`).catch(() => [])
   return holders.length > 0
 }
 
-/** Is told which device will be used, if nobody is faster, before it is. */
-export type Announce = (loop: Pick<Loop, 'number' | 'device'>) => Promise<void>
+/** Called with the device that will be used, before it is, unless another process takes it first. */
+export type BeforeAttach = (loop: Pick<Loop, 'number' | 'device'>) => Promise<void>
 
-/** Has a free loop device show an open file. Rejects with the driver's error. */
-export async function createLoop(
+/** Attaches an open file to a free loop device. Rejects with the driver's error. */
+export async function attachLoop(
   fd: number,
   settings: LoopSettings,
-  patience: Patience,
-  announce: Announce,
+  limit: WaitLimit,
+  announce: BeforeAttach,
 ): Promise<Loop> {
   const made = await poll(async () => {
     const number = await result(native.loopGetFree(), '/dev/loop-control')
     const path = loopPath(number)
-    const device = await numberOf(number)
+    const device = await deviceNumberOf(number)
     await makeNode(path, device)
     await announce({ number, device })
     try {
       await result(native.loopConfigure(path, fd, settings), path)
       return number
     } catch (error) {
-      // Between the two calls somebody else has taken it.
+      // Another process has taken it between the two calls.
       if (isSystemError(error, 'EBUSY')) return undefined
       throw error
     }
-  }, patience)
+  }, limit)
   const loop = made === undefined ? undefined : await findLoop(made)
   if (!loop) {
-    const detail = `found no free loop device in ${patience.timeout} ms`
-    throw verdict('DMLOOP_TIMEOUT', {}, detail)
+    const detail = `found no free loop device in ${limit.timeout} ms`
+    throw dmloopError('DMLOOP_TIMEOUT', {}, detail)
   }
-  log('%s shows %s', loop.path, settings.name)
+  log('attached %s to %s', settings.name, loop.path)
   return loop
 }
 
-/** devtmpfs makes the node; a container may have none. */
+/** devtmpfs makes the node, but a container may have another /dev. */
 async function makeNode(path: string, { major, minor }: Loop['device']): Promise<void> {
   if (await stat(path).catch(() => undefined)) return
   try {
@@ -110,13 +112,13 @@ async function makeNode(path: string, { major, minor }: Loop['device']): Promise
 }
 
 /**
- * Has a loop device show nothing any more. While somebody has it open it is tried again until the time is
- * over; then DMLOOP_STILL_OPEN says who. With `deferred` the driver does it when the last user leaves. A
- * device that shows something else by now is left alone.
+ * Detaches a loop device from its file. While somebody has it open it is tried again until the time is over;
+ * then DMLOOP_STILL_OPEN says who. With `deferred` the driver does it when the last user closes it. A device
+ * that has another name meanwhile is left alone.
  */
-export async function removeLoop(
+export async function detachLoop(
   { number, name }: Pick<Loop, 'number' | 'name'>,
-  { deferred, ...patience }: Patience & { deferred: boolean },
+  { deferred = false, ...limit }: RemovalRequest,
 ): Promise<'removed' | 'deferred'> {
   const path = loopPath(number)
   const outcome = await poll(async () => {
@@ -127,10 +129,10 @@ export async function removeLoop(
       if (isSystemError(error, 'ENXIO', 'ENOENT')) return 'removed'
       throw error
     }
-  }, patience)
+  }, limit)
   if (outcome === undefined) {
-    const cause = systemError({ errno: -16, syscall: 'LOOP_CLR_FD' }, path)
-    throw await stillOpen(path, await numberOf(number), patience.timeout, cause)
+    const cause = systemError({ errno: -constants.errno.EBUSY, syscall: 'LOOP_CLR_FD' }, path)
+    throw await stillOpenError(path, await deviceNumberOf(number), limit.timeout, cause)
   }
   log('%s %s', outcome, path)
   return outcome

@@ -1,62 +1,61 @@
-// The native half, typed. It reports facts and failures; the errors are made here, on the caller's
-// stack.
+// The native addon, typed. It reports facts and failures; errors are made here, on the caller's stack.
 import { AsyncLocalStorage } from 'node:async_hooks'
 import bindings from 'bindings'
 import { systemError } from './errors.js'
 import type { AddressCall } from './policy.js'
 
-declare const kept: unique symbol
+declare const opaque: unique symbol
 
 /** A udev cookie, which is destroyed with its last handle at the latest; see native/udev_cookie.h. */
 export interface Cookie {
-  readonly [kept]: 'cookie'
+  readonly [opaque]: 'cookie'
 }
 
-/** Extents that C++ keeps, in a few bytes each. */
+/** Extents in native memory, a few bytes each. */
 export interface ExtentList {
-  readonly [kept]: 'extents'
+  readonly [opaque]: 'extents'
 }
 
-/** Segments that C++ works out each time they are asked for. */
-export interface Layout {
-  readonly [kept]: 'segments'
+/** Segments that native code computes whenever they are read. */
+export interface SegmentSource {
+  readonly [opaque]: 'segments'
 }
 
-/** Ranges of a file that have something in common: how many there are, and the first of them, in bytes. */
+/** Ranges of a file with a common property: how many there are, and the first of them, in bytes. */
 export interface Ranges {
   count: number
   offset: number
   length: number
 }
 
-/** What FIEMAP says of a range of a file. */
+/** What FIEMAP reports for a range of a file. */
 export interface ExtentFacts {
   extents: ExtentList
   count: number
-  /** What no extent covers. */
+  /** Ranges without an extent. */
   holes: Ranges
-  /** Extents that do not start or end, in the file or on the disk, at a whole logical block. */
+  /** Extents that do not start or end on a logical block, in the file or on the disk. */
   unaligned: Ranges
   /** The extents that have flags (FIEMAP_EXTENT_* of linux/fiemap.h), by all the flags that they have. */
   flagged: (Ranges & { flags: number })[]
 }
 
-/** A part of a file, and the devices beneath it. */
+/** A part of a file, and the underlying devices. */
 export interface FilePart {
   extents: ExtentList
   /** The byte of the file that the part starts with. */
   offset: number
   sectors: number
-  /** Extents with one of these flags become zeros, as do holes. */
+  /** Extents with one of these flags become zero segments, as do holes. */
   zeroFlags: number
   /** Level by level; the numbers of the last level's devices are those of the result. */
   levels: Layer[][]
 }
 
-/** Bytes, as the kernel says: a bigint where a number would be rounded. */
+/** Bytes: a bigint where a number would be rounded. */
 type ExactSize = number | bigint
 
-/** What the kernel says of an open file; see native/file_facts.h. */
+/** The attributes of an open file; see native/file_facts.h. */
 export interface FileFacts {
   mode: number
   uid: number
@@ -67,20 +66,20 @@ export interface FileFacts {
   minor: number
   attributes: number
   filesystemMagic: number
-  /** The mount that the file is seen through takes no writes; the filesystem may. */
+  /** Whether the mount is read-only through which the file was opened; its filesystem may be writable. */
   mountReadOnly: boolean
-  /** Bytes that the filesystem counts as its own, on all its devices. */
+  /** Size of the filesystem, on all its devices. */
   filesystemSize: ExactSize
   inodeFlags: number
   extendedFlags: number
-  /** What its filesystem knows it by, in hexadecimal digits; undefined where there is none. */
+  /** The file handle (name_to_handle_at(2)) in hexadecimal digits; undefined where there is none. */
   handle: string | undefined
-  /** What a guard has noted in it. */
+  /** The text of the mark. */
   mark: string | undefined
 }
 
-/** All that is to be known of a file before its extents are asked for; see native/look.h. */
-export interface Look {
+/** All facts of a file except its extents; see native/probe.h. */
+export interface FileProbe {
   facts: FileFacts
   kernelName: string | undefined
   /** Bytes. */
@@ -89,7 +88,7 @@ export interface Look {
   mounts: string
   ext4Options: string
   swaps: string
-  /** What the kernel uses itself, as far as this process may ask: the journal and such, by inode. */
+  /** Files that the kernel itself uses, the journal among them, as far as this process may ask. */
   filesystemFiles: { role: string; inode: string }[]
   loops: LoopStatus[]
 }
@@ -98,10 +97,10 @@ export interface OpenedFile {
   fd: number
   /** Without symbolic links. */
   path: string
-  look: Look
+  probe: FileProbe
 }
 
-/** How a loop device shows a file; bytes. */
+/** How a file is attached to a loop device; bytes. */
 export interface LoopSettings {
   offset: number
   /** The device's. */
@@ -110,21 +109,21 @@ export interface LoopSettings {
   readOnly: boolean
   directIo: boolean
   partitionScan: boolean
-  /** Kept by the driver: up to 63 bytes. */
+  /** Stored by the driver (lo_file_name): up to 63 bytes. */
   name: string
 }
 
-/** What a loop device shows: a file's device and inode, and how. */
+/** The backing file of a loop device, by device and inode, and how it is attached. */
 export interface LoopStatus {
   /** N of /dev/loopN. */
   number: number
-  /** The device's own number. It is not 7:N where the driver keeps room for partitions (max_part). */
+  /** The device's own number. It is not 7:N where the driver reserves minors for partitions (max_part). */
   device: { major: number; minor: number }
   major: number
   minor: number
   inode: string
-  /** The device whose node the file is; 0:0 for a file that is none. */
-  shown: { major: number; minor: number }
+  /** The device whose node the backing file is; 0:0 for any other file. */
+  backingDevice: { major: number; minor: number }
   offset: number
   size: number
   /** LO_FLAGS_* of linux/loop.h, as the driver has them. */
@@ -132,7 +131,7 @@ export interface LoopStatus {
   name: string
 }
 
-/** A device-mapper device as an ioctl on it answers. */
+/** A device-mapper device as an ioctl returns it. */
 export interface DmDevice {
   name: string
   uuid: string
@@ -145,7 +144,7 @@ export interface DmDevice {
   flags: number
 }
 
-/** A table that the kernel holds; segments in 512-byte sectors. */
+/** A table of the kernel's; segments in 512-byte sectors. */
 export interface DmTable {
   /** Four numbers a segment: start, length, device, offset; see `lib/segments.ts`. */
   rows: Float64Array
@@ -157,10 +156,10 @@ export interface DmTable {
   device: DmDevice
 }
 
-/** How an ioctl finds its device. */
+/** How an ioctl names its device. */
 export type DmTarget = { name: string } | { uuid: string } | { major: number; minor: number }
 
-/** The table of a device on one level: its device `n` is number `devices[n]` of the level below. */
+/** The table of a device on one level: its device `n` is number `devices[n]` on the next level down. */
 export interface Layer {
   rows: Float64Array
   devices: number[]
@@ -168,56 +167,56 @@ export interface Layer {
 }
 
 type Settled<T> = { value: T } | { failure: { errno: number; syscall: string; path?: string } }
-/** With the number of the call. */
+/** `call` is the number of the call; see `callProgress`. */
 type Pending<T> = Promise<Settled<T>> & { readonly call?: number }
 type Call<A extends unknown[], T> = (...args: A) => Pending<T>
 
-/** What a path leads to. */
+/** What is at a path. */
 export interface PathFacts {
   isBlockDevice: boolean
-  /** The device of its filesystem, and the place there. */
+  /** The device of its filesystem, and its inode there. */
   fsMajor: number
   fsMinor: number
   inode: string
-  /** Those of a device itself. */
+  /** The number of the device itself, for a node. */
   major: number
   minor: number
 }
 
 interface Addon {
   /**
-   * What the kernel was last asked for by a call, and how often it has been asked; undefined when the call has
-   * been settled.
+   * The last system call of a native call, and how many it has made; undefined when the native call is
+   * settled.
    */
   callProgress: (call: number) => { syscall?: string; steps: number } | undefined
   walkExtents: Call<
     [fd: number, call: AddressCall, offset: number, length: number, blockSize: number],
     ExtentFacts
   >
-  /** The first byte that lies elsewhere than in an earlier walk; -1 when there is none. */
+  /** The first byte that is stored elsewhere than in an earlier walk; -1 when there is none. */
   findMovedByte: Call<
     [fd: number, call: AddressCall, offset: number, length: number, extents: ExtentList],
     number
   >
-  /** Extents that no walk has found, four numbers each. */
+  /** Extents from four numbers each, for ranges that no walk has read. */
   packExtents: (rows: Float64Array) => ExtentList
   /** Some of the extents, four numbers each: logical, physical, length, flags. */
   extentRows: (extents: ExtentList, first: number, count: number) => Float64Array
-  /** Without a descriptor (-1) when it is no regular file. */
+  /** The descriptor is -1 when it is not a regular file. */
   openFile: Call<[path: string], OpenedFile>
-  /** By way of any mount of the filesystem with that device; see native/look.h. */
+  /** Through any mount of the filesystem on that device; see native/probe.h. */
   openFileByHandle: Call<[major: number, minor: number, handle: string], OpenedFile>
   /** The mounts of filesystems with a device, in every mount namespace. */
   listMounts: Call<[], { major: number; minor: number; filesystem: string }[]>
   open: Call<[path: string, flags: number], number>
   identify: Call<[path: string], PathFacts>
-  lookAt: Call<[fd: number], Look>
+  probe: Call<[fd: number], FileProbe>
   inspect: Call<[fd: number], FileFacts>
   sync: Call<[fd: number], void>
   close: Call<[fd: number], void>
-  /** The text of the first of some files that there is. */
+  /** The text of the first of some files that exists. */
   readFirst: Call<[paths: string[]], string | undefined>
-  /** The files of a folder whose names end so; none when there is no folder. */
+  /** The files of a directory whose names end with the suffix; none when there is no directory. */
   readFolder: Call<[path: string, suffix: string], { name: string; text: string }[]>
   lockRecord: Call<[path: string], { fd: number; text: string }>
   writeRecord: Call<[fd: number, text: string], void>
@@ -225,7 +224,7 @@ interface Addon {
   /** Until the descriptor is closed. */
   lockFile: Call<[fd: number], void>
   takeLease: Call<[fd: number, exclusive: boolean], void>
-  /** Whether it was still whole. */
+  /** Whether nobody has broken it. */
   endLease: Call<[fd: number, exclusive: boolean], boolean>
   setImmutable: Call<[fd: number, immutable: boolean], void>
   /** The owner, and the low 12 bits of the mode. */
@@ -235,48 +234,57 @@ interface Addon {
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>
   /**
-   * The first byte of an open file that an open device shows differently; -1 when there is none. Three
-   * numbers a run of bytes: offset on the device, offset in the file, length.
+   * The first byte at which an open file and an open device differ; -1 when there is none. Three numbers a
+   * run of bytes: offset on the device, offset in the file, length.
    */
   findDifference: Call<[device: number, path: string, file: number, runs: Float64Array], number>
-  /** Drops the cached pages of an open file. The first byte that one left shows otherwise than the disk; -1 when there is none. */
+  /**
+   * Drops the cached pages of an open file. Returns the first byte at which a page that stays differs from
+   * the disk; -1 when there is none.
+   */
   findStaleByte: Call<[fd: number], number>
-  /** Reclaims what a process has mapped. Two numbers a range of its memory: the first address, and bytes. */
+  /** Reclaims ranges of a process's memory. Two numbers a range: the first address, and bytes. */
   pageOut: Call<[pid: number, ranges: Float64Array], void>
   makeBlockNode: Call<[path: string, major: number, minor: number], void>
-  /** Files laid end to end on the devices at the bottom, of which those in use are listed. */
-  layOut: Call<[parts: FilePart[]], { segments: Layout; count: number; devices: number[] }>
+  /** The segments of file parts, end to end. `devices` lists the devices at the bottom that are in use. */
+  buildSegments: Call<
+    [parts: FilePart[]],
+    { segments: SegmentSource; count: number; devices: number[] }
+  >
   /** Four numbers a segment; see `lib/segments.ts`. */
-  segmentRows: (segments: Layout) => Float64Array
-  /** The first sector that lies where the other table lies too; -1 when the two share nothing. */
-  findOverlap: Call<[segments: Layout | Float64Array, other: Layer], number>
-  /** The first sector from which the tables are not the same; -1 when they are. */
-  findDifferentSector: Call<[segments: Layout | Float64Array, other: Layer], number>
+  segmentRows: (segments: SegmentSource) => Float64Array
+  /** The first sector whose block the other table has as well; -1 when the two share none. */
+  findOverlap: Call<[segments: SegmentSource | Float64Array, other: Layer], number>
+  /** The first sector at which the tables differ; -1 when they are the same. */
+  findDifferentSector: Call<[segments: SegmentSource | Float64Array, other: Layer], number>
   dmVersion: Call<[], string>
   dmCreate: Call<[name: string, uuid: string], DmDevice>
   dmLoad: Call<
-    [target: DmTarget, segments: Layout | Float64Array, devices: string[], readOnly: boolean],
+    [
+      target: DmTarget,
+      segments: SegmentSource | Float64Array,
+      devices: string[],
+      readOnly: boolean,
+    ],
     DmDevice
   >
   dmResume: Call<[target: DmTarget, cookie: number], DmDevice>
-  dmSuspend: Call<[target: DmTarget], DmDevice>
   dmClear: Call<[target: DmTarget], DmDevice>
   dmStatus: Call<[target: DmTarget], DmDevice>
   dmRemove: Call<[target: DmTarget, deferred: boolean, cookie: number], DmDevice>
   dmTable: Call<[target: DmTarget, inactive: boolean], DmTable>
-  /** The live tables of a device ("major:minor") and of all beneath it, as far as they are device-mapper's. */
+  /** The live tables of a device ("major:minor") and of all underlying device-mapper devices. */
   dmStack: Call<[device: string], DmTable[]>
-  dmDependencies: Call<[target: DmTarget], string[]>
   dmList: Call<[], DmDevice[]>
   loopGetFree: Call<[], number>
   loopConfigure: Call<[path: string, fd: number, settings: LoopSettings], void>
   loopStatus: Call<[number: number], LoopStatus>
-  /** Every device that shows something and says what. */
+  /** All devices with a backing file. */
   loopList: Call<[], LoopStatus[]>
   loopResize: Call<[path: string, name: string, size: number], void>
   loopClear: Call<[path: string, name: string, deferred: boolean], 'removed' | 'deferred' | 'busy'>
   /** undefined where there is no socket; `uid` is its owner, `bound` whether a process has it. */
-  lookAtSocket: Call<[path: string], { uid: number; bound: boolean } | undefined>
+  probeSocket: Call<[path: string], { uid: number; bound: boolean } | undefined>
   /** `base` is the part of its key that goes through the kernel. */
   createCookie: Call<[], { handle: Cookie; base: number }>
   /** How many cookies of dead processes it has removed. */
@@ -299,18 +307,18 @@ function load(): Addon {
 
 export const native = load()
 
-/** A call into the kernel that has not come back. */
+/** A native call that has not returned. */
 export interface KernelCall {
   number: number | undefined
   path: string | undefined
-  /** Milliseconds that it may well take, whatever its caller's patience. */
+  /** Milliseconds that it may take in addition to its caller's timeout. */
   allowance: number
 }
 
-/** The calls that a walk waits for, to whoever watches it; see lib/deadline.ts. */
+/** The calls that the current operation waits for; see deadline.ts. */
 export const kernelCalls = new AsyncLocalStorage<Set<KernelCall>>()
 
-/** The value of a native call, or its failure as a system error about `path`. */
+/** Resolves to the value of a native call, or rejects with its failure as a system error about `path`. */
 export async function result<T>(pending: Pending<T>, path?: string, allowance = 0): Promise<T> {
   const calls = kernelCalls.getStore()
   const call = { number: pending.call, path, allowance }
@@ -322,7 +330,7 @@ export async function result<T>(pending: Pending<T>, path?: string, allowance = 
   }
 }
 
-/** The same of a native call that asks the kernel for nothing: it ends, however long it takes. */
+/** The same for a native call that makes no system call: it ends, however long it takes. */
 export async function computed<T>(pending: Pending<T>, path?: string): Promise<T> {
   const settled = await pending
   if ('failure' in settled) throw systemError(settled.failure, settled.failure.path ?? path)

@@ -1,7 +1,7 @@
-// What paths lead to. Node's own functions would take a thread of libuv's for as long as a path hangs.
+// Paths. Node's own functions would occupy a thread of libuv's pool for as long as a path hangs.
 import { native, result, type PathFacts } from './native.js'
 
-/** What a path leads to; a server that is gone is not asked. */
+/** What is at a path, without asking the server of a network filesystem (AT_STATX_DONT_SYNC). */
 export const identify = (path: string): Promise<PathFacts> => result(native.identify(path), path)
 
 /** A file or device that is open, and closed with `await using`. */

@@ -310,23 +310,23 @@ export type AddressCall = 'FIEMAP' | 'FIBMAP'
  * What holds a file still: FS_IMMUTABLE_FL against everybody else, f2fs's pin against its own cleaning,
  * and that only root can open the file against everybody who would take the pin away.
  */
-export type Hold = 'immutable' | 'pinned' | 'private'
+export type Protection = 'immutable' | 'pinned' | 'private'
 
 /** What is known of a filesystem whose addresses were proven to be positions on its device. */
 export interface KnownFilesystem {
   addresses: AddressCall
   /** What it takes to hold a file still there; nothing does where this is empty. */
-  holds: readonly Hold[]
+  protections: readonly Protection[]
 }
 
-const BY_FLAG: KnownFilesystem = { addresses: 'FIEMAP', holds: ['immutable'] }
+const IMMUTABLE_FLAG: KnownFilesystem = { addresses: 'FIEMAP', protections: ['immutable'] }
 
 /** Filesystems that files may be mapped on; every other is refused by its name. */
 export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> = {
-  ext2: BY_FLAG,
-  ext3: BY_FLAG,
-  ext4: BY_FLAG,
-  xfs: BY_FLAG,
-  f2fs: { addresses: 'FIEMAP', holds: ['private', 'immutable', 'pinned'] },
-  vfat: { addresses: 'FIBMAP', holds: [] },
+  ext2: IMMUTABLE_FLAG,
+  ext3: IMMUTABLE_FLAG,
+  ext4: IMMUTABLE_FLAG,
+  xfs: IMMUTABLE_FLAG,
+  f2fs: { addresses: 'FIEMAP', protections: ['private', 'immutable', 'pinned'] },
+  vfat: { addresses: 'FIBMAP', protections: [] },
 }

@@ -1,10 +1,14 @@
-// What a process has of a file, from /proc: descriptors and mappings.
-import type { BackingFile } from '../plan/backing-file.js'
+// The descriptors and the memory mappings that a process has of a file, from /proc.
 import { openFilesOf } from './processes.js'
 import { readText } from './sysfs.js'
-import { isSame } from './file-uses.js'
+import { isSameFile, type Inode } from './file-uses.js'
 
-/** A range of a process's memory that shows the file. */
+/** An open file, by the facts that /proc shows of it as well. */
+export interface OpenFile {
+  facts: Inode
+}
+
+/** A range of a process's memory that maps the file. */
 export interface MemoryRange {
   /** The first address: a multiple of the page size, which a number holds whatever its size. */
   start: number
@@ -14,17 +18,17 @@ export interface MemoryRange {
   access: string
 }
 
-/** The descriptors of a process that are of a file. */
-export async function descriptorsOf(pid: string, { facts }: BackingFile): Promise<string[]> {
+/** The descriptors that a process has of a file. */
+export async function descriptorsOf(pid: string, { facts }: OpenFile): Promise<string[]> {
   const descriptors: string[] = []
   for await (const { descriptor, fsMajor, fsMinor, inode } of openFilesOf(pid)) {
-    if (isSame({ major: fsMajor, minor: fsMinor, inode }, facts)) descriptors.push(descriptor)
+    if (isSameFile({ major: fsMajor, minor: fsMinor, inode }, facts)) descriptors.push(descriptor)
   }
   return descriptors
 }
 
-/** Where a process has a file mapped. A mapping outlives the descriptor that it was made with. */
-export async function memoryOf(pid: string, { facts }: BackingFile): Promise<MemoryRange[]> {
+/** Where a process has a file mapped. A memory mapping survives its descriptor. */
+export async function memoryOf(pid: string, { facts }: OpenFile): Promise<MemoryRange[]> {
   const maps = (await readText(`/proc/${pid}/maps`).catch(() => undefined)) ?? ''
   const device = [facts.major, facts.minor].map((n) => n.toString(16).padStart(2, '0')).join(':')
   return maps

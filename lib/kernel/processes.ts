@@ -5,7 +5,7 @@ import { identify } from './path.js'
 import { readText } from './sysfs.js'
 
 /** "process 123 (name)". */
-export async function phraseOf(pid: string): Promise<string> {
+export async function describeProcess(pid: string): Promise<string> {
   const name = await readText(`/proc/${pid}/comm`).catch(() => undefined)
   return `process ${pid} (${name ?? ''})`
 }
@@ -13,16 +13,18 @@ export async function phraseOf(pid: string): Promise<string> {
 export const processIds = async (): Promise<string[]> =>
   (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
 
-/** The processes of which something is true, as far as this one can see; each as a phrase for people. */
-export async function processesThat(does: (pid: string) => Promise<boolean>): Promise<string[]> {
+/** Describes the processes that meet a condition, as far as this one can see. */
+export async function describeProcessesWhere(
+  meets: (pid: string) => Promise<boolean>,
+): Promise<string[]> {
   const found: string[] = []
   for (const pid of await processIds()) {
-    if (await does(pid)) found.push(await phraseOf(pid))
+    if (await meets(pid)) found.push(await describeProcess(pid))
   }
   return found
 }
 
-/** Everything that a process has open; nothing where this process may not look. */
+/** Everything that a process has open; nothing where this process may not read it. */
 export async function* openFilesOf(pid: string): AsyncIterable<PathFacts & { descriptor: string }> {
   for (const descriptor of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
     const facts = await identify(`/proc/${pid}/fd/${descriptor}`).catch(() => undefined)

@@ -1,5 +1,5 @@
 // A device-mapper table: segments of linear and zero targets.
-import { computed, native, type Layout } from './native.js'
+import { computed, native, type SegmentSource } from './native.js'
 
 /** One line of a device-mapper table, in 512-byte sectors. */
 export interface Segment {
@@ -7,16 +7,17 @@ export interface Segment {
   start: number
   length: number
   target: 'linear' | 'zero'
-  /** The device beneath as "major:minor"; none for the zero target. */
+  /** The underlying device as "major:minor"; none for the zero target. */
   device?: string
-  /** Where it starts on the device beneath; none for the zero target. */
+  /** Where it starts on the underlying device; none for the zero target. */
   offset?: number
 }
 
 /** A device's size in bytes is a multiple of this whatever its logical block size. */
 export const SECTOR = 512
 
-const COLUMNS = 4
+/** Numbers a segment in packed rows: start, length, device, offset. */
+export const SEGMENT_COLUMNS = 4
 
 /** Whether two arrays hold the same bytes. */
 export function sameNumbers(a: Float64Array, b: Float64Array | undefined): boolean {
@@ -28,20 +29,20 @@ export function sameNumbers(a: Float64Array, b: Float64Array | undefined): boole
 /** Segments in the order of the device, made into objects one at a time. */
 export class SegmentTable implements Iterable<Segment> {
   readonly length: number
-  /** The devices beneath as "major:minor", in the order of their first appearance. */
+  /** The underlying devices as "major:minor", in the order of their first appearance. */
   readonly devices: readonly string[]
-  /** @internal The segments as native calls take them: packed, or yet to be worked out. */
-  readonly source: Float64Array | Layout
+  /** @internal The segments as native calls take them: packed, or not computed yet. */
+  readonly source: Float64Array | SegmentSource
   #packed: Float64Array | undefined
 
   constructor(
-    source: Float64Array | { segments: Layout; count: number } = new Float64Array(),
+    source: Float64Array | { segments: SegmentSource; count: number } = new Float64Array(),
     devices: readonly string[] = [],
   ) {
     const packed = source instanceof Float64Array ? source : undefined
     this.#packed = packed
     this.source = source instanceof Float64Array ? source : source.segments
-    this.length = source instanceof Float64Array ? source.length / COLUMNS : source.count
+    this.length = source instanceof Float64Array ? source.length / SEGMENT_COLUMNS : source.count
     this.devices = devices
   }
 
@@ -50,12 +51,12 @@ export class SegmentTable implements Iterable<Segment> {
    * are made when they are asked for, at 32 bytes a segment.
    */
   get packed(): Float64Array {
-    return (this.#packed ??= native.segmentRows(this.source as Layout))
+    return (this.#packed ??= native.segmentRows(this.source as SegmentSource))
   }
 
   *[Symbol.iterator](): Iterator<Segment> {
     const { packed, devices } = this
-    for (let row = 0; row < packed.length; row += COLUMNS) {
+    for (let row = 0; row < packed.length; row += SEGMENT_COLUMNS) {
       const start = packed[row] as number
       const length = packed[row + 1] as number
       const device = devices[packed[row + 2] as number]
@@ -75,11 +76,11 @@ export class SegmentTable implements Iterable<Segment> {
 
   /** The length of the device, in sectors. */
   get sectors(): number {
-    const [start = 0, length = 0] = this.packed.subarray(-COLUMNS)
+    const [start = 0, length = 0] = this.packed.subarray(-SEGMENT_COLUMNS)
     return start + length
   }
 
-  /** The numbers of this table's devices for another table's; what is not one of them has its own. */
+  /** The numbers that this table has for another table's devices; a device it does not have gets a new one. */
   numbersOf(devices: readonly string[]): number[] {
     return devices.map((device, index) => {
       const found = this.devices.indexOf(device)
@@ -88,13 +89,23 @@ export class SegmentTable implements Iterable<Segment> {
   }
 
   /**
-   * The first sector from which a table that the kernel has given is not this one; undefined when they
-   * are the same.
+   * The first sector at which the kernel's table differs from this one; undefined when they are the same.
    */
   async firstDifference(other: SegmentTable): Promise<number | undefined> {
     const rows = { rows: other.packed, devices: this.numbersOf(other.devices) }
     const sector = await computed(native.findDifferentSector(this.source, rows))
     return sector < 0 ? undefined : sector
+  }
+
+  /** @internal The rows of linear segments: only they have blocks. */
+  linearRows(): Float64Array {
+    const { packed } = this
+    const rows: number[] = []
+    for (let row = 0; row < packed.length; row += SEGMENT_COLUMNS) {
+      if ((packed[row + 2] as number) >= 0)
+        rows.push(...packed.subarray(row, row + SEGMENT_COLUMNS))
+    }
+    return Float64Array.from(rows)
   }
 
   toJSON(): Segment[] {

@@ -1,4 +1,4 @@
-// What sysfs and procfs say of devices and mounts.
+// Devices and mounts as sysfs and procfs describe them.
 import { readlink } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { native, result } from './native.js'
@@ -20,7 +20,7 @@ export function parseDevice(device: string): { major: number; minor: number } {
   return { major, minor }
 }
 
-/** The first of some files that there is, without the white space around it. */
+/** The text of the first of some files that exists, trimmed. */
 export const readText = async (...paths: string[]): Promise<string | undefined> =>
   (await result(native.readFirst(paths)))?.trim()
 
@@ -32,7 +32,7 @@ export async function deviceSize(device: string): Promise<number> {
   return Number((await attribute(device, 'size')) ?? 0) * 512
 }
 
-/** Whether a device takes no writes. */
+/** Whether a device is read-only. */
 export const isReadOnlyDisk = async (device: string): Promise<boolean> =>
   (await attribute(device, 'ro')) === '1'
 
@@ -45,7 +45,7 @@ export async function kernelName(device: string): Promise<string | undefined> {
   }
 }
 
-/** The device-mapper name of a device; undefined if it is not device-mapper's. */
+/** The device-mapper name of a device; undefined for other devices. */
 export const mapperName = (device: string): Promise<string | undefined> =>
   attribute(device, 'dm/name')
 
@@ -56,7 +56,7 @@ export interface Mount {
   filesystem: string
   /** What was mounted, as mount(8) was told. */
   source: string
-  /** Options of the filesystem, whatever mount it is seen through. */
+  /** Options of the filesystem itself, not of the mount. */
   options: string[]
 }
 
@@ -64,7 +64,7 @@ export interface Mount {
 export const mountsOf = async (device: string): Promise<Mount[]> =>
   parseMounts((await readText('/proc/self/mountinfo')) ?? '', device)
 
-/** Those lines of mountinfo that are of a device. */
+/** The lines of mountinfo for a device. */
 export const parseMounts = (mountinfo: string, device: string): Mount[] =>
   parseMountinfo(mountinfo).filter((mount) => mount.device === device)
 
@@ -87,6 +87,6 @@ export const parseMountinfo = (mountinfo: string): Mount[] =>
       }
     })
 
-/** The kernel writes white space and backslashes in paths as \ooo. */
+/** The kernel writes white space and backslashes in paths as \ooo (octal). */
 export const unescapePath = (text: string): string =>
   text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(parseInt(octal, 8)))

@@ -1,4 +1,4 @@
-// /dev/mapper/NAME: udev makes it where udev runs, and we do where it does not.
+// /dev/mapper/NAME: made by udev, or by us where udev does not run.
 import { lstat, mkdir, readlink, rm, stat } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import debug from 'debug'
@@ -17,32 +17,32 @@ export const nodePath = (name: string): string => `/dev/mapper/${name}`
 const CONTROL_SOCKET = '/run/udev/control'
 
 /**
- * Whether udevd listens. Its socket's file outlives a killed udevd, so that somebody must have the
- * socket; and the file must be root's. The kernel's list of sockets (/proc/net/unix) is no witness:
- * it shows the names that users give to theirs, line breaks and all.
+ * Whether udevd is running: its socket must belong to root, and a process must have it bound, because the
+ * socket's file remains when udevd is killed. The kernel's list of sockets (/proc/net/unix) cannot be
+ * trusted: users choose the names in it, line breaks included.
  */
 async function udevRuns(): Promise<boolean> {
   try {
-    const socket = await result(native.lookAtSocket(CONTROL_SOCKET), CONTROL_SOCKET)
+    const socket = await result(native.probeSocket(CONTROL_SOCKET), CONTROL_SOCKET)
     return socket?.uid === 0 && socket.bound
   } catch (error) {
-    // A sandbox may have no sockets. Without udev everything works, its nodes included.
-    log('looking for udevd: %o', error)
+    // A sandbox may forbid sockets. Without udev the nodes are made here.
+    log('probing udevd: %o', error)
     return false
   }
 }
 
 /**
- * What udev is to do with a device: `true`, all that it does with a disk; `false`, make the node and
- * look no further; undefined, what it did with it last time.
+ * What udev is to do with a device: `true`, scan it like any disk; `false`, only make its node; undefined,
+ * the same as last time.
  */
 export type UdevScan = boolean | undefined
 
 /** DM_UDEV_*_FLAG of libdevmapper.h, above the cookie's key. */
 const FLAGS_SHIFT = 16
-/** Without it 10-dm.rules takes an event for a spurious one, and its flags from udev's database. */
+/** Without it 10-dm.rules treats an event as spurious, and takes the flags from udev's database. */
 const PRIMARY_SOURCE = 0x40
-/** For subsystems, disks and others: what LVM and cryptsetup have for devices of their own. */
+/** Subsystem, disk and other rules: the flags that LVM and cryptsetup set for their internal devices. */
 const DISABLE_ALL_BUT_DM_RULES = 0x02 | 0x04 | 0x08
 
 function flagsFor(scan: UdevScan): number {
@@ -51,9 +51,9 @@ function flagsFor(scan: UdevScan): number {
 }
 
 /**
- * Runs an ioctl that makes udev act, and waits until udev's rules have run. What the ioctl did is done,
- * so nothing that happens to the wait is an error: not the end of the time, nor that somebody removed
- * the semaphore. Whether the node is there is for the caller to see.
+ * Runs an ioctl that causes an event, and waits until udev has processed it. The ioctl has taken effect
+ * whatever happens to the wait, so neither a timeout nor a removed semaphore is an error. The caller checks
+ * whether the node exists.
  */
 export async function withUdev(
   act: (cookie: number) => Promise<DmDevice>,
@@ -62,7 +62,7 @@ export async function withUdev(
 ): Promise<DmDevice> {
   const flags = flagsFor(scan)
   const cookie = (await udevRuns()) ? await createCookie() : undefined
-  // A udev that cannot be seen from here has use for the flags.
+  // A udevd in another namespace uses the flags as well.
   if (!cookie) return act(flags)
   const { handle, base } = cookie
   try {
@@ -80,7 +80,7 @@ export async function withUdev(
   }
 }
 
-/** Any user can take all the semaphores there are: then nobody waits for udev. */
+/** Any user can use up all semaphores: then there is no waiting for udev. */
 async function createCookie(): Promise<{ handle: Cookie; base: number } | undefined> {
   try {
     return await result(native.createCookie())
@@ -110,11 +110,11 @@ function ignoreGoneSemaphore(error: unknown): void {
   if (!isSystemError(error, 'EINVAL', 'EIDRM')) throw error
 }
 
-/** What the node of a device is called, and where it leads. */
+/** The name and the number of a device's node. */
 export type DeviceNode = Pick<DmDevice, 'name' | 'major' | 'minor'>
 
-/** Whether a path leads to a device. */
-async function leadsTo(path: string, device: DeviceNode): Promise<boolean> {
+/** Whether a path is that of a node of a device. */
+async function isNodeOf(path: string, device: DeviceNode): Promise<boolean> {
   try {
     const found = await stat(path)
     const { major, minor } = splitDevice(found.rdev)
@@ -125,22 +125,22 @@ async function leadsTo(path: string, device: DeviceNode): Promise<boolean> {
   }
 }
 
-/** Milliseconds that udev has for an event that somebody else has caused. */
+/** Milliseconds to wait for udev to process an event that another process has caused. */
 const UDEV_TIMEOUT = 2000
 
-/** Gives udev, where it runs, the time to make /dev/mapper/NAME itself. */
+/** Waits for udev, where it runs, to make /dev/mapper/NAME. */
 export async function awaitNode(device: DmDevice): Promise<void> {
   const path = nodePath(device.name)
-  if ((await leadsTo(path, device)) || !(await udevRuns())) return
+  if ((await isNodeOf(path, device)) || !(await udevRuns())) return
   const ask = async (): Promise<true | undefined> =>
-    (await leadsTo(path, device)) ? true : undefined
+    (await isNodeOf(path, device)) ? true : undefined
   await poll(ask, { timeout: UDEV_TIMEOUT, signal: undefined })
 }
 
-/** Makes sure that /dev/mapper/NAME is this device; a left-over link or node is replaced. */
+/** Makes sure that /dev/mapper/NAME is this device. A link or node that was left there is replaced. */
 export async function ensureNode(device: DmDevice): Promise<void> {
   const path = nodePath(device.name)
-  if (await leadsTo(path, device)) return
+  if (await isNodeOf(path, device)) return
   try {
     await makeNode(path, device)
   } catch (error) {
@@ -148,8 +148,8 @@ export async function ensureNode(device: DmDevice): Promise<void> {
     await mkdir(dirname(path), { recursive: true })
     await rm(path, { force: true })
     await makeNode(path, device).catch(async (failure: unknown) => {
-      // A udev that cannot be seen from here (another network namespace) may have been faster.
-      if (!isSystemError(failure, 'EEXIST') || !(await leadsTo(path, device))) throw failure
+      // A udevd in another network namespace, whose socket cannot be seen, may have been faster.
+      if (!isSystemError(failure, 'EEXIST') || !(await isNodeOf(path, device))) throw failure
     })
   }
   log('made %s', path)
@@ -158,7 +158,7 @@ export async function ensureNode(device: DmDevice): Promise<void> {
 const makeNode = (path: string, { major, minor }: DeviceNode): Promise<void> =>
   result(native.makeBlockNode(path, major, minor), path)
 
-/** Makes sure that /dev/mapper/NAME does not lead to a device that has been removed. */
+/** Removes /dev/mapper/NAME if it is still the node of this device, which has been removed. */
 export async function removeNode(device: DeviceNode): Promise<void> {
   const path = nodePath(device.name)
   const link = await lstat(path).catch((error: unknown) => {
@@ -166,9 +166,9 @@ export async function removeNode(device: DeviceNode): Promise<void> {
     throw error
   })
   if (!link) return
-  // Another mapping may have the name by now: only what still points to this device goes.
+  // Another mapping may have the same name now.
   const stale = link.isSymbolicLink()
     ? basename(await readlink(path)) === `dm-${device.minor}`
-    : await leadsTo(path, device)
+    : await isNodeOf(path, device)
   if (stale) await rm(path, { force: true })
 }

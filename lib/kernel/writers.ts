@@ -1,11 +1,10 @@
 // Who has a file open, as far as this process can see.
 import { constants } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import type { BackingFile } from '../plan/backing-file.js'
-import { descriptorsOf, memoryOf } from './process-files.js'
-import { processesThat } from './processes.js'
+import { descriptorsOf, memoryOf, type OpenFile } from './process-files.js'
+import { describeProcessesWhere } from './processes.js'
 
-async function isOpenForWriting(pid: string, file: BackingFile): Promise<boolean> {
+async function isOpenForWriting(pid: string, file: OpenFile): Promise<boolean> {
   for (const descriptor of await descriptorsOf(pid, file)) {
     // proc_pid_fdinfo(5): the flags of open(2), in octal.
     const info = await readFile(`/proc/${pid}/fdinfo/${descriptor}`, 'utf8').catch(() => '')
@@ -15,24 +14,24 @@ async function isOpenForWriting(pid: string, file: BackingFile): Promise<boolean
   return false
 }
 
-async function isMappedForWriting(pid: string, file: BackingFile): Promise<boolean> {
+async function isMappedForWriting(pid: string, file: OpenFile): Promise<boolean> {
   const ranges = await memoryOf(pid, file)
   return ranges.some(({ access }) => access[1] === 'w' && access[3] === 's')
 }
 
-/** Whether a process has a file open or mapped, besides the descriptor that we look at it with. */
-async function isOpen(pid: string, file: BackingFile): Promise<boolean> {
+/** Whether a process has a file open or mapped; this one, besides the descriptor that it checks with. */
+async function isOpen(pid: string, file: OpenFile): Promise<boolean> {
   const descriptors = await descriptorsOf(pid, file)
   const ours = Number(pid) === process.pid ? 1 : 0
   return descriptors.length > ours || (await memoryOf(pid, file)).length > 0
 }
 
-/** The processes that can write to a file, each as a phrase for people. */
-export const writersOf = (file: BackingFile): Promise<string[]> =>
-  processesThat(
+/** Describes the processes that can write to a file. */
+export const writersOf = (file: OpenFile): Promise<string[]> =>
+  describeProcessesWhere(
     async (pid) => (await isOpenForWriting(pid, file)) || (await isMappedForWriting(pid, file)),
   )
 
-/** The processes that have a file open, or mapped, each as a phrase for people. */
-export const openersOf = (file: BackingFile): Promise<string[]> =>
-  processesThat((pid) => isOpen(pid, file))
+/** Describes the processes that have a file open, or mapped. */
+export const openersOf = (file: OpenFile): Promise<string[]> =>
+  describeProcessesWhere((pid) => isOpen(pid, file))

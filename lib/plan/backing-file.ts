@@ -1,30 +1,39 @@
-// The file beneath a device: opened once, known by what it is and not by its path.
+// The file behind a device: opened once, and identified by its file handle, not by its path.
 import debug from 'debug'
-import { isSystemError, verdict } from '../kernel/errors.js'
+import { dmloopError, isSystemError } from '../kernel/errors.js'
+import { usesOf, type Uses } from '../kernel/file-uses.js'
 import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
-import { native, result, type FileFacts, type Look, type OpenedFile } from '../kernel/native.js'
+import {
+  native,
+  result,
+  type FileFacts,
+  type FileProbe,
+  type OpenedFile,
+} from '../kernel/native.js'
 import { FILESYSTEMS, type AddressCall } from '../kernel/policy.js'
 import { deviceName } from '../kernel/sysfs.js'
-import { usesOf, type Uses } from '../kernel/file-uses.js'
-import { poll, type Patience } from '../kernel/wait.js'
+import { poll, type WaitLimit } from '../kernel/wait.js'
 
 const log = debug('dmloop:backing-file')
 
-export class BackingFile {
+/** What was last read of an open file. */
+interface FileState {
+  probe: FileProbe
+  filesystem: Filesystem
+  uses: Uses
+  identity: string
+}
+
+export class BackingFile implements AsyncDisposable {
   /** The path without symbolic links. */
   readonly path: string
   readonly fd: number
-  /** What the file is, whatever it is called: its filesystem's device, and what it is known by there. */
-  identity = ''
-  uses: Uses = { swap: false, loops: [] }
-  #look: Look
-  #filesystem: Filesystem
+  #state: FileState
 
-  private constructor(path: string, fd: number, look: Look) {
+  private constructor(path: string, fd: number, state: FileState) {
     this.path = path
     this.fd = fd
-    this.#look = look
-    this.#filesystem = filesystemOf(look)
+    this.#state = state
   }
 
   /**
@@ -33,36 +42,48 @@ export class BackingFile {
    */
   static async open(file: string): Promise<BackingFile> {
     const opened = await result(native.openFile(file), file)
-    if (opened.fd < 0) throw verdict('DMLOOP_NOT_REGULAR_FILE', { file: opened.path })
+    if (opened.fd < 0) throw dmloopError('DMLOOP_NOT_REGULAR_FILE', { file: opened.path })
     return await BackingFile.#of(opened)
   }
 
   /**
-   * Opens a file by its handle, on the filesystem of a device, through any mount that there is. Rejects
-   * with ESTALE when the filesystem has no such file, and with ENODEV when it is mounted nowhere.
+   * Opens a file by its handle, on the filesystem of a device, through any mount of it. Rejects with ESTALE
+   * when the filesystem has no such file, and with ENODEV when it is mounted nowhere.
    */
   static async openHandle(major: number, minor: number, handle: string): Promise<BackingFile> {
     return await BackingFile.#of(await result(native.openFileByHandle(major, minor, handle)))
   }
 
-  static async #of({ fd, path, look }: OpenedFile): Promise<BackingFile> {
-    const backing = new BackingFile(path, fd, look)
+  static async #of({ fd, path, probe }: OpenedFile): Promise<BackingFile> {
     try {
-      await backing.#identify()
+      const file = new BackingFile(path, fd, await examine(fd, path, probe))
+      log('%s: %s on %s, inode %s', path, file.filesystem.name, file.device, file.facts.inode)
+      return file
     } catch (error) {
-      await backing[Symbol.asyncDispose]()
+      await result(native.close(fd), path)
       throw error
     }
-    log('%s: %s on %s, inode %s', path, backing.filesystem.name, backing.device, look.facts.inode)
-    return backing
+  }
+
+  /**
+   * Identifies the file whatever its name is: the number of its filesystem's device, and the file's handle
+   * there. The handle includes the inode's generation, so that a later file in the same inode differs. On a
+   * filesystem without lasting handles it is something else; see `localIdentity`.
+   */
+  get identity(): string {
+    return this.#state.identity
   }
 
   get facts(): FileFacts {
-    return this.#look.facts
+    return this.#state.probe.facts
   }
 
   get filesystem(): Filesystem {
-    return this.#filesystem
+    return this.#state.filesystem
+  }
+
+  get uses(): Uses {
+    return this.#state.uses
   }
 
   /** The filesystem's device, as "major:minor". */
@@ -72,75 +93,36 @@ export class BackingFile {
 
   /** The kernel's name of that device, if it has one. */
   get deviceName(): string | undefined {
-    return this.#look.kernelName
+    return this.#state.probe.kernelName
   }
 
   /** The device's logical block size, in bytes. */
   get blockSize(): number {
-    return this.#look.blockSize
+    return this.#state.probe.blockSize
   }
 
   /** Bytes; 0 when the filesystem has no device. */
   get deviceSize(): number | bigint {
-    return this.#look.deviceSize
+    return this.#state.probe.deviceSize
   }
 
-  /** Bytes. Throws DMLOOP_TOO_LARGE where they are too many to be told exactly. */
+  /** Bytes. Throws DMLOOP_TOO_LARGE above Number.MAX_SAFE_INTEGER. */
   get size(): number {
     const { size } = this.facts
     if (typeof size === 'number') return size
     const detail = `is ${size} bytes long, more than ${Number.MAX_SAFE_INTEGER}`
-    throw verdict('DMLOOP_TOO_LARGE', { file: this.path }, detail)
+    throw dmloopError('DMLOOP_TOO_LARGE', { file: this.path }, detail)
   }
 
   get addressCall(): AddressCall {
-    return FILESYSTEMS[this.filesystem.name]?.addresses ?? 'FIEMAP'
-  }
-
-  async #identify(): Promise<void> {
-    const { major, minor } = this.facts
-    this.identity = `${major}-${minor}-${await this.#place()}`
-    this.uses = await usesOf(this.#look)
+    return addressCallOf(this.filesystem)
   }
 
   /**
-   * What its filesystem knows the file by: its handle, which has a number for each file that ever had the
-   * inode. But vfat has no inodes and makes numbers up whenever it reads a file's entry anew (iunique() in
-   * fs/fat/inode.c): there a file is known by where its first byte is stored. On a filesystem that
-   * is known for nothing but loop devices, which hold the file themselves, the inode number will do.
+   * Locks the file against every other process that maps or unmaps it, whatever /run that process has, until
+   * it is closed. Rejects with DMLOOP_TIMEOUT when another process keeps its lock.
    */
-  async #place(): Promise<string> {
-    const { inode, size, handle } = this.facts
-    const known = FILESYSTEMS[this.filesystem.name]?.addresses
-    if (known === 'FIEMAP' && handle !== undefined) return `h${handle}`
-    if (known !== 'FIBMAP' || size === 0) return `i${inode}`
-    try {
-      const { extents } = await result(
-        native.walkExtents(this.fd, this.addressCall, 0, 1, 1),
-        this.path,
-      )
-      return `at${native.extentRows(extents, 0, 1)[1] ?? 0}`
-    } catch (error) {
-      // FIBMAP is for root (CAP_SYS_RAWIO). Who may not ask may not map either, but may plan a loop device.
-      if (!isSystemError(error, 'EPERM')) throw error
-      return `i${inode}`
-    }
-  }
-
-  /**
-   * Writes dirty pages and delayed allocations to the disk, so that every block has its address, and
-   * looks at the file again: until it was held still it may have changed.
-   */
-  async settle(): Promise<void> {
-    await result(native.sync(this.fd), this.path)
-    await this.look()
-  }
-
-  /**
-   * Keeps every other process from mapping or unmapping the file, until it is closed, wherever that process
-   * has its /run. Rejects with DMLOOP_TIMEOUT when another one has it locked for so long.
-   */
-  async lock(patience: Patience): Promise<void> {
+  async flock(limit: WaitLimit): Promise<void> {
     const { fd, path } = this
     const locked = await poll(async () => {
       try {
@@ -148,28 +130,71 @@ export class BackingFile {
         return true
       } catch (error) {
         if (isSystemError(error, 'EAGAIN')) return undefined
-        // A filesystem without such locks, or over a network, whose server wants a writer.
+        // A filesystem without such locks, or a network filesystem that requires a writable descriptor.
         if (isSystemError(error, 'EBADF', 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP')) return true
         throw error
       }
-    }, patience)
+    }, limit)
     if (locked) return
-    const detail = `was locked (flock) by another process for ${patience.timeout} ms`
-    throw verdict('DMLOOP_TIMEOUT', { file: path }, detail)
+    const detail = `was locked (flock) by another process for ${limit.timeout} ms`
+    throw dmloopError('DMLOOP_TIMEOUT', { file: path }, detail)
   }
 
-  /** Looks at the file again. Rejects with DMLOOP_FILE_CHANGED when it is another by now. */
-  async look(): Promise<void> {
+  /** Reads the facts of the file again. Rejects with DMLOOP_FILE_CHANGED when its identity has changed. */
+  async probe(): Promise<void> {
     const { identity, path, fd } = this
-    this.#look = await result(native.lookAt(fd), path)
-    this.#filesystem = filesystemOf(this.#look)
-    await this.#identify()
+    this.#state = await examine(fd, path, await result(native.probe(fd), path))
     if (this.identity === identity) return
-    throw verdict('DMLOOP_FILE_CHANGED', { file: path }, 'changed while it was being mapped')
+    throw dmloopError('DMLOOP_FILE_CHANGED', { file: path }, 'changed while it was being mapped')
+  }
+
+  /**
+   * Writes dirty pages and delayed allocations to the disk, so that every block has its address, and probes
+   * the file again: it may have changed until the guard was acquired.
+   */
+  async syncAndProbe(): Promise<void> {
+    await result(native.sync(this.fd), this.path)
+    await this.probe()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await result(native.close(this.fd), this.path)
+  }
+}
+
+const addressCallOf = ({ name }: Filesystem): AddressCall =>
+  FILESYSTEMS[name]?.addresses ?? 'FIEMAP'
+
+async function examine(fd: number, path: string, probe: FileProbe): Promise<FileState> {
+  const filesystem = filesystemOf(probe)
+  const { major, minor } = probe.facts
+  const identity = `${major}-${minor}-${await localIdentity(fd, path, probe, filesystem)}`
+  return { probe, filesystem, identity, uses: await usesOf(probe) }
+}
+
+/**
+ * What identifies a file within its filesystem: its handle. But vfat has no inodes on the disk and invents
+ * numbers whenever it reads a directory entry again (iunique() in fs/fat/inode.c): there a file is identified
+ * by the address of its first byte. Filesystems that are only good for loop devices, which keep the file
+ * open, need no more than the inode number.
+ */
+async function localIdentity(
+  fd: number,
+  path: string,
+  { facts: { inode, size, handle } }: FileProbe,
+  filesystem: Filesystem,
+): Promise<string> {
+  const known = FILESYSTEMS[filesystem.name]?.addresses
+  if (known === 'FIEMAP' && handle !== undefined) return `h${handle}`
+  if (known !== 'FIBMAP' || size === 0) return `i${inode}`
+  try {
+    const walk = native.walkExtents(fd, addressCallOf(filesystem), 0, 1, 1)
+    const { extents } = await result(walk, path)
+    return `at${native.extentRows(extents, 0, 1)[1] ?? 0}`
+  } catch (error) {
+    // FIBMAP requires CAP_SYS_RAWIO. Without it nothing can be mapped, but a loop device can be planned.
+    if (!isSystemError(error, 'EPERM')) throw error
+    return `i${inode}`
   }
 }
 
@@ -196,19 +221,19 @@ export class BackingFiles implements AsyncDisposable {
     }
   }
 
-  /** See `BackingFile.lock`; in one order for everyone, so that two processes cannot wait for each other. */
-  async lock(patience: Patience): Promise<void> {
-    // A file that is named twice is locked once: two descriptors of one process exclude each other, too.
+  /** See `BackingFile.flock`. All processes lock in the same order, so that no two wait for each other. */
+  async flock(limit: WaitLimit): Promise<void> {
+    // A file that is named twice is locked once: two descriptors of one process exclude each other as well.
     const files = new Map(this.list.map((file) => [file.identity, file]))
-    for (const identity of [...files.keys()].sort()) await files.get(identity)?.lock(patience)
+    for (const identity of [...files.keys()].sort()) await files.get(identity)?.flock(limit)
   }
 
-  async settle(): Promise<void> {
-    for (const file of this.list) await file.settle()
+  async probe(): Promise<void> {
+    for (const file of this.list) await file.probe()
   }
 
-  async look(): Promise<void> {
-    for (const file of this.list) await file.look()
+  async syncAndProbe(): Promise<void> {
+    for (const file of this.list) await file.syncAndProbe()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,41 +1,34 @@
-// Whether the device shows the bytes of the file: read through both, past every cache.
+// Whether device and file have the same bytes: both are read with direct I/O, past every cache.
 import { constants } from 'node:fs'
 import debug from 'debug'
 import { DmloopError, problem, type Problem } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
-import type { MapRequest } from '../options.js'
 import { OpenPath } from '../kernel/path.js'
-import type { SlicePlan } from './plan-file.js'
+import type { SlicePlan } from './build-plan.js'
+import type { ProgressListener } from './progress.js'
 import type { FileSlice } from './range.js'
 
-/** What of a file is compared. */
+/** A part of a file to compare. */
 export type ComparedPart = Pick<SlicePlan, 'slice' | 'facts'>
 
-/** Slices of which no extents are known, nor matter. */
-export const wholly = (slices: readonly FileSlice[]): ComparedPart[] =>
+/** Slices to compare without knowing their extents. */
+export const withoutExtents = (slices: readonly FileSlice[]): ComparedPart[] =>
   slices.map((slice) => ({ slice, facts: undefined }))
 
 const log = debug('dmloop:content')
 
-/** Bytes that a comparison reads at a time, between two looks at the signal. */
+/** Bytes that a comparison reads at a time, between two checks of the signal. */
 const STEP = 8 << 20
 /** Bytes compared at each place of a sample. */
 const BLOCK = 4096
-/** Extents that a sample looks at, spread evenly over the file. */
+/** Extents in a sample, spread evenly over the file. */
 const SAMPLES = 64
-
-export interface Progress {
-  /** Bytes compared. */
-  done: number
-  /** Bytes to compare. */
-  total: number
-}
 
 export interface ContentCheck {
   /** `'sample'`: the first and last block of the mapping and of up to 64 extents; `'full'`: all. */
   mode: 'sample' | 'full'
   signal: AbortSignal | undefined
-  onProgress: ((progress: Progress) => void) | undefined
+  onProgress: ProgressListener | undefined
 }
 
 /** A run of bytes of a slice's file. */
@@ -60,11 +53,11 @@ function* endsOf({ offset, length }: Run): Iterable<Run> {
 
 /** A sample of a slice, each run once: an extent may be all there is. */
 function sampleOf(part: ComparedPart): Iterable<Run> {
-  const runs = [...placesOf(part)].map((run) => [`${run.offset}:${run.length}`, run] as const)
+  const runs = [...sampledRuns(part)].map((run) => [`${run.offset}:${run.length}`, run] as const)
   return new Map(runs).values()
 }
 
-function* placesOf({ slice, facts }: ComparedPart): Iterable<Run> {
+function* sampledRuns({ slice, facts }: ComparedPart): Iterable<Run> {
   yield* endsOf(slice)
   const { extents, count = 0 } = facts ?? {}
   const step = Math.max(1, count / SAMPLES)
@@ -74,7 +67,7 @@ function* placesOf({ slice, facts }: ComparedPart): Iterable<Run> {
   }
 }
 
-/** Runs put together to what is compared at a time. */
+/** Groups runs into what is compared at a time. */
 function* stepsOf(runs: Iterable<Run>): Iterable<Run[]> {
   let step: Run[] = []
   let bytes = 0
@@ -90,8 +83,8 @@ function* stepsOf(runs: Iterable<Run>): Iterable<Run[]> {
 }
 
 /**
- * Compares files and device. A difference is DMLOOP_CONTENT_MISMATCH, with its place in the file; none
- * is undefined. Rejects with the signal's reason when aborted.
+ * Compares files and device. Returns the first difference as DMLOOP_CONTENT_MISMATCH, with its position in
+ * the file, or undefined. Rejects with the signal's reason when aborted.
  */
 export async function compareContent(
   parts: readonly ComparedPart[],
@@ -114,8 +107,8 @@ export async function compareContent(
         file.path,
       )
       if (differs >= 0) {
-        const place = Math.floor(differs / file.blockSize) * file.blockSize
-        const range = { file: file.path, offset: place, length: file.blockSize }
+        const position = Math.floor(differs / file.blockSize) * file.blockSize
+        const range = { file: file.path, offset: position, length: file.blockSize }
         return problem('DMLOOP_CONTENT_MISMATCH', range)
       }
       done += step.reduce((sum, run) => sum + run.length, 0)
@@ -127,6 +120,11 @@ export async function compareContent(
   return undefined
 }
 
+/** What the caller of mapFile wants compared. */
+export type ProofRequest = Pick<ContentCheck, 'signal' | 'onProgress'> & {
+  verify: ContentCheck['mode'] | 'none'
+}
+
 /**
  * Compares as the caller of mapFile asked for. Rejects with DMLOOP_CONTENT_MISMATCH when file and device
  * differ, and with the signal's reason when aborted.
@@ -134,7 +132,7 @@ export async function compareContent(
 export async function proveContent(
   parts: readonly ComparedPart[],
   path: string,
-  { verify: mode, signal, onProgress }: Pick<MapRequest, 'verify' | 'signal' | 'onProgress'>,
+  { verify: mode, signal, onProgress }: ProofRequest,
 ): Promise<void> {
   signal?.throwIfAborted()
   if (mode === 'none') return

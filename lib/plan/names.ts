@@ -1,8 +1,8 @@
 // Names and UUIDs of our devices.
 import { basename } from 'node:path'
-import { verdict } from '../kernel/errors.js'
+import { dmloopError } from '../kernel/errors.js'
 
-/** What udev leaves as it is in a name (FACTS section 5). */
+/** What libdevmapper leaves as it is in the name of a node; other characters become \\xNN there. */
 const SAFE = 'A-Za-z0-9#+\\-.:=@_'
 const SAFE_NAME = new RegExp(`^[${SAFE}]+$`)
 const UNSAFE_CHARACTER = new RegExp(`[^${SAFE}]`, 'g')
@@ -10,26 +10,35 @@ const RESERVED = new Set(['.', '..', 'control'])
 /** DM_NAME_LEN less the NUL (linux/dm-ioctl.h). */
 const LONGEST = 127
 
-const UUID_PREFIX = 'DMLOOP-'
+/** What follows a prefix; undefined where a text does not start with it. */
+const afterPrefix = (prefix: string, text: string): string | undefined =>
+  text.startsWith(prefix) ? text.slice(prefix.length) : undefined
 
-/** The UUID of a mapping: from what its (first) file is, so that the kernel allows only one. */
-export const uuidOf = (identity: string): string => UUID_PREFIX + identity
+/** Of UUIDs, and of the names that the loop driver keeps for us. */
+const PREFIXES = { mapping: 'DMLOOP-', part: 'DMLOOP+', wrapped: 'DMLOOP_WRAP-' } as const
 
-/** How a loop device is called that is a part of a mapping: one of several files. */
-const PART_PREFIX = 'DMLOOP+'
-export const partOf = (identity: string): string => PART_PREFIX + identity
+/** The UUID of a mapping, made from the identity of its (first) file: the kernel allows one device with it. */
+export const uuidOf = (identity: string): string => PREFIXES.mapping + identity
 
-/** The identity of the file that such a loop device shows; undefined when it is none. */
-export const partIdentityOf = (name: string): string | undefined =>
-  name.startsWith(PART_PREFIX) ? name.slice(PART_PREFIX.length) : undefined
+/** The identity that a mapping's UUID, or the name of its loop device, was made from; undefined for others. */
+export const identityOf = (uuid: string): string | undefined => afterPrefix(PREFIXES.mapping, uuid)
 
-/** The identity that a UUID, or the name of a loop device, was made from; undefined when it is not ours. */
-export const identityOf = (uuid: string): string | undefined =>
-  uuid.startsWith(UUID_PREFIX) ? uuid.slice(UUID_PREFIX.length) : undefined
+/** The name of a loop device that is part of a mapping of several files. */
+export const partName = (identity: string): string => PREFIXES.part + identity
+
+/** The identity of the file behind such a loop device; undefined for others. */
+export const partIdentityOf = (name: string): string | undefined => afterPrefix(PREFIXES.part, name)
+
+/** The UUID of a device that wraps the device with this number ("8:3"). */
+export const wrapUuidOf = (device: string): string => PREFIXES.wrapped + device.replace(':', '-')
+
+/** The number of the device that such a device wraps; undefined for others. */
+export const wrappedBy = (uuid: string): string | undefined =>
+  afterPrefix(PREFIXES.wrapped, uuid)?.replace('-', ':')
 
 /**
- * What an identity names: a file by its handle, on the filesystem of a device. undefined where it is known by
- * something else; see `BackingFile.identity`.
+ * The file handle in an identity, and the device of its filesystem; undefined for a file without a handle.
+ * See `BackingFile.identity`.
  */
 export function handleOf(
   identity: string,
@@ -40,26 +49,18 @@ export function handleOf(
   return { major: Number(major), minor: Number(minor), handle }
 }
 
-/** The UUID of a device that wraps another, which is given by its number ("8:3"). */
-const WRAP_PREFIX = 'DMLOOP_WRAP-'
-export const wrapUuidOf = (device: string): string => WRAP_PREFIX + device.replace(':', '-')
-
-/** The number of the device that such a device wraps; undefined when it is none. */
-export const wrappedBy = (uuid: string): string | undefined =>
-  uuid.startsWith(WRAP_PREFIX) ? uuid.slice(WRAP_PREFIX.length).replace('-', ':') : undefined
-
 const isDeviceName = (name: string): boolean =>
   SAFE_NAME.test(name) && name.length <= LONGEST && !RESERVED.has(name)
 
-/** A name that was asked for; DMLOOP_NAME_INVALID if a device cannot have it. */
+/** Returns the name that was asked for. Throws DMLOOP_NAME_INVALID where no device can have it. */
 export function checkedName(name: string): string {
   if (isDeviceName(name)) return name
-  throw verdict('DMLOOP_NAME_INVALID', {}, `“${name}” is not a name for a device`)
+  throw dmloopError('DMLOOP_NAME_INVALID', {}, `“${name}” is not a name for a device`)
 }
 
 /**
- * Names for a device of a file: the file's own, with what udev would mangle made `_`, then the same with
- * numbers (image, image-1, ...), without end.
+ * Default names for the device of a file, without end: the file's own, with `_` in place of the characters
+ * that are not safe, then the same with numbers (image, image-1, ...).
  */
 export function* namesAfter(file: string): Generator<string, never> {
   const base = basename(file).replace(UNSAFE_CHARACTER, '_')

@@ -1,77 +1,76 @@
-// No two mappings share a block, whichever their backends and whatever number the filesystem of a file
-// has. UUIDs and names are made from that number, and a volume that was deactivated and activated again
-// beneath a mapping has another one by now: so places on the disk are compared.
-import type { BackingFile } from './backing-file.js'
+// No two mappings share a block, whatever their backends. UUIDs and names do not tell: they are made from
+// the number of the filesystem's device, which changes when a volume is deactivated and activated again.
+// So physical addresses are compared.
 import {
   alreadyMapped,
-  assertAlone,
+  bothTables,
   findDevice,
   hasLiveTable,
   listDevices,
-  overlaps,
 } from '../kernel/device-mapper.js'
-import { descend, type DeviceStack } from './device-stack.js'
-import { verdict } from '../kernel/errors.js'
+import { dmloopError } from '../kernel/errors.js'
 import { listLoops, type Loop } from '../kernel/loop.js'
-import { identityOf, partIdentityOf, uuidOf } from './names.js'
-import { native, result, type ExtentList } from '../kernel/native.js'
-import type { DrawnPlan } from './plan-file.js'
+import { computed, native, result, type DmDevice, type ExtentList } from '../kernel/native.js'
 import { EXTENT_FLAGS, FILESYSTEMS, REALTIME } from '../kernel/policy.js'
 import { SECTOR, SegmentTable } from '../kernel/segments.js'
 import { deviceName, deviceSize } from '../kernel/sysfs.js'
 import { nodePath } from '../kernel/udev.js'
+import type { BackingFile } from './backing-file.js'
+import type { BuiltPlan } from './build-plan.js'
+import { resolveStack, type DeviceStack } from './device-stack.js'
+import { identityOf, partIdentityOf, uuidOf } from './names.js'
 
-/** Extents whose address, if they have one, is not where their bytes alone lie. */
-const PLACELESS =
+/** Extents without a physical address of their own: what FIEMAP reports for them, if anything, is shared. */
+const NO_ADDRESS_FLAGS =
   EXTENT_FLAGS.UNKNOWN.bit |
   EXTENT_FLAGS.DELALLOC.bit |
   EXTENT_FLAGS.DATA_INLINE.bit |
   EXTENT_FLAGS.DATA_TAIL.bit |
   EXTENT_FLAGS.NOT_ALIGNED.bit
 
-/** Some extents of a device, and which of its bytes they are of. */
-interface Extents {
+/** Extents, and the range of the file that counts; bytes. */
+interface ExtentRange {
   extents: ExtentList
   offset: number
   length: number
 }
 
-/** Where extents lie at the bottom of a stack. */
-async function placesOf(
-  { extents, offset, length }: Extents,
+/** Where extents are stored on the devices at the bottom of a stack. */
+async function resolveExtents(
+  { extents, offset, length }: ExtentRange,
   { levels, devices }: Pick<DeviceStack, 'levels' | 'devices'>,
 ): Promise<SegmentTable> {
-  const part = { extents, offset, sectors: length / SECTOR, zeroFlags: PLACELESS, levels }
-  const layout = await result(native.layOut([part]))
+  const part = { extents, offset, sectors: length / SECTOR, zeroFlags: NO_ADDRESS_FLAGS, levels }
+  const built = await result(native.buildSegments([part]))
   return new SegmentTable(
-    layout,
-    layout.devices.map((number) => devices[number] as string),
+    built,
+    built.devices.map((number) => devices[number] as string),
   )
 }
 
-/** Whether what a filesystem says of a file's addresses counts on its device. */
-const hasPlaces = ({ filesystem, facts, deviceSize }: BackingFile): boolean =>
+/** Whether the addresses that a filesystem reports for a file are positions on its device. */
+const hasPhysicalAddresses = ({ filesystem, facts, deviceSize }: BackingFile): boolean =>
   FILESYSTEMS[filesystem.name] !== undefined &&
   facts.filesystemSize <= deviceSize &&
   (facts.extendedFlags & REALTIME) === 0
 
 /**
- * Rejects with DMLOOP_ALREADY_MAPPED when a mapping lies on some of a file's blocks, or a loop device of
- * ours shows them under another number of the same filesystem. Of a file whose addresses cannot be known
- * (btrfs, tmpfs) no other device could be made, under whatever number.
+ * Rejects with DMLOOP_ALREADY_MAPPED when a mapping has some of a file's blocks, or one of our loop devices
+ * is backed by a file of the same filesystem under another device number. A file whose addresses are not
+ * known (btrfs, tmpfs) can have no other mapping, whatever its device number.
  */
 export async function assertUnmapped(file: BackingFile): Promise<void> {
-  if (!hasPlaces(file)) return
-  const loops = await loopsElsewhere(file.device)
+  if (!hasPhysicalAddresses(file)) return
+  const loops = await loopsOnOtherFilesystems(file.device)
   const mappings = (await listDevices()).filter(({ uuid }) => identityOf(uuid) !== undefined)
   if (loops.length + mappings.length === 0) return
-  const places = await placesOfFile(file)
-  await assertAlone({ uuid: '' }, places, file.path)
-  await assertNotUnder(loops, places, file.path)
+  const segments = await resolveFile(file)
+  await assertNoOverlap({ uuid: '' }, segments, file.path)
+  await assertNotBackedBy(loops, segments, file.path)
 }
 
-/** Where all of a file is stored, at the bottom of its device's stack. */
-async function placesOfFile({
+/** Where all of a file is stored on the devices at the bottom of its stack. */
+async function resolveFile({
   fd,
   path,
   addressCall,
@@ -80,55 +79,85 @@ async function placesOfFile({
 }: BackingFile): Promise<SegmentTable> {
   const length = Math.ceil(size / SECTOR) * SECTOR
   const { extents } = await result(native.walkExtents(fd, addressCall, 0, length, SECTOR), path)
-  return await placesOf({ extents, offset: 0, length }, await descend(device))
+  return await resolveExtents({ extents, offset: 0, length }, await resolveStack(device))
 }
 
 /** Whether a mapping's table has blocks of a file. */
-export async function isShownBy(table: SegmentTable, file: BackingFile): Promise<boolean> {
-  return hasPlaces(file) && (await overlaps(await placesOfFile(file), table))
+export async function isMappedBy(table: SegmentTable, file: BackingFile): Promise<boolean> {
+  return hasPhysicalAddresses(file) && (await overlaps(await resolveFile(file), table))
 }
 
-/** The same for what of some files is to be mapped, by the device with this UUID. */
-export async function assertBlocksFree({ plan, parts }: DrawnPlan, uuid: string): Promise<void> {
-  await assertAlone({ uuid }, plan.segments, plan.files[0]?.path ?? '')
+/** Like `assertUnmapped`, for the blocks of a plan alone. `uuid` is that of the plan's own device. */
+export async function assertBlocksUnmapped(
+  { plan, parts }: BuiltPlan,
+  uuid: string,
+): Promise<void> {
+  await assertNoOverlap({ uuid }, plan.segments, plan.files[0]?.path ?? '')
   for (const { slice, facts, stack } of parts) {
-    const loops = await loopsElsewhere(slice.file.device)
+    const loops = await loopsOnOtherFilesystems(slice.file.device)
     if (!facts || !stack || loops.length === 0) continue
-    await assertNotUnder(loops, await placesOf({ ...slice, ...facts }, stack), slice.file.path)
+    const segments = await resolveExtents({ ...slice, ...facts }, stack)
+    await assertNotBackedBy(loops, segments, slice.file.path)
   }
 }
 
-/** Rejects with DMLOOP_ALREADY_MAPPED when a device is there that was made of the file, whatever it shows. */
+/** Rejects with DMLOOP_ALREADY_MAPPED when there is a device that was made for the file, whatever its table. */
 export async function assertNoDevice({ identity, path }: BackingFile): Promise<void> {
   const device = await findDevice({ uuid: uuidOf(identity) })
   if (device && hasLiveTable(device)) throw alreadyMapped(path, nodePath(device.name))
 }
 
-/** The loop devices of ours that show a file of another filesystem, or of this one by another number. */
-const loopsElsewhere = async (device: string): Promise<Loop[]> =>
-  (await listLoops()).filter(
-    (loop) =>
-      (identityOf(loop.name) ?? partIdentityOf(loop.name)) !== undefined && hostOf(loop) !== device,
-  )
-
-/** The device of the filesystem whose file a loop device shows. */
-const hostOf = ({ major, minor }: Loop): string => deviceName(major, minor)
-
 /**
- * Rejects when places lie on a device whose filesystem has one of these files. Which of its files that is
- * does not matter: a filesystem that is alive twice tells two stories of which blocks are whose.
+ * Rejects with DMLOOP_ALREADY_MAPPED when another mapping, live or being made, has some of the same blocks.
+ * Every process loads its table first and compares then, so that of two at the same time at least one sees
+ * the other.
  */
-async function assertNotUnder(
-  loops: readonly Loop[],
-  places: SegmentTable,
+export async function assertNoOverlap(
+  device: Pick<DmDevice, 'uuid'>,
+  segments: SegmentTable,
   file: string,
 ): Promise<void> {
-  for (const [host, loop] of new Map(loops.map((loop) => [hostOf(loop), loop]))) {
-    const length = await deviceSize(host)
+  for (const other of await listDevices()) {
+    if (identityOf(other.uuid) === undefined || other.uuid === device.uuid) continue
+    for (const table of await bothTables(other)) {
+      if (await overlaps(segments, table)) throw alreadyMapped(file, nodePath(other.name))
+    }
+  }
+}
+
+/** Whether two tables have a block of a device in common. */
+async function overlaps(segments: SegmentTable, other: SegmentTable): Promise<boolean> {
+  const rows = { rows: other.linearRows(), devices: segments.numbersOf(other.devices) }
+  return (await computed(native.findOverlap(segments.source, rows))) >= 0
+}
+
+/** Our loop devices that are backed by a file of another filesystem, or of this one under another number. */
+const loopsOnOtherFilesystems = async (device: string): Promise<Loop[]> =>
+  (await listLoops()).filter(
+    (loop) =>
+      (identityOf(loop.name) ?? partIdentityOf(loop.name)) !== undefined &&
+      filesystemDeviceOf(loop) !== device,
+  )
+
+/** The device of the filesystem that has a loop device's backing file. */
+const filesystemDeviceOf = ({ major, minor }: Loop): string => deviceName(major, minor)
+
+/**
+ * Rejects when segments are stored on the device of a filesystem that has one of these backing files. Which
+ * file it is does not matter: a filesystem that is active twice has two views of which blocks belong to
+ * what.
+ */
+async function assertNotBackedBy(
+  loops: readonly Loop[],
+  segments: SegmentTable,
+  file: string,
+): Promise<void> {
+  for (const [device, loop] of new Map(loops.map((each) => [filesystemDeviceOf(each), each]))) {
+    const length = await deviceSize(device)
     const extents = native.packExtents(Float64Array.of(0, 0, length, 0))
-    const area = await placesOf({ extents, offset: 0, length }, await descend(host))
-    if (!(await overlaps(places, area))) continue
-    const detail = `lies on the blocks of the device ${host}, and ${loop.path} shows a file of that`
-    throw verdict('DMLOOP_ALREADY_MAPPED', { file }, detail)
+    const whole = await resolveExtents({ extents, offset: 0, length }, await resolveStack(device))
+    if (!(await overlaps(segments, whole))) continue
+    const detail = `is stored on the device ${device}, and a file there backs ${loop.path}`
+    throw dmloopError('DMLOOP_ALREADY_MAPPED', { file }, detail)
   }
 }

@@ -46,10 +46,12 @@ export function sliceFiles(
     problems: [found],
   })
 
-  const twin = files.find((each, at) => files.findIndex((f) => f.identity === each.identity) < at)
-  if (twin) {
+  const duplicate = files.find(
+    (each, at) => files.findIndex((f) => f.identity === each.identity) < at,
+  )
+  if (duplicate) {
     const detail = 'is named twice, and one device must not show the same blocks in two places'
-    return refuse(problem('DMLOOP_ALREADY_MAPPED', { file: twin.path }, detail))
+    return refuse(problem('DMLOOP_ALREADY_MAPPED', { file: duplicate.path }, detail))
   }
   // What adds up to more is rounded: it can neither be told nor compared.
   if (total > Number.MAX_SAFE_INTEGER) {

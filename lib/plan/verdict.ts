@@ -1,30 +1,38 @@
 // Whether a file and its extents may be mapped: the policy applied to the facts.
-import type { BackingFile } from './backing-file.js'
 import { problem, type Problem } from '../kernel/errors.js'
-import { missing, needed, NOT_PRIVATE, type Guard } from '../guard.js'
-import { ownMark } from './mark.js'
-import type { ExtentFacts, Ranges } from '../kernel/native.js'
+import type { ExtentFacts, FileFacts, Ranges } from '../kernel/native.js'
 import {
   EXTENT_FLAGS,
   FILE_ATTRIBUTES,
-  HARMLESS_EXTENT_FLAGS,
   FILESYSTEMS,
+  HARMLESS_EXTENT_FLAGS,
   type DmloopCode,
 } from '../kernel/policy.js'
+import type { BackingFile } from './backing-file.js'
+import { ownMark } from './mark.js'
+import type { Guard } from './plan-options.js'
+import { INODE_FLAGS, missingProtections, requiredProtections } from './protections.js'
 
-/** Verdicts on the file as a whole, before its extents are looked at. */
-export function judgeFile(file: BackingFile, { readOnly }: { readOnly: boolean }): Problem[] {
+/**
+ * Verdicts on the file as a whole, before its extents are read. `ownLoops` are the nodes of loop devices
+ * that may be backed by it.
+ */
+export function judgeFile(
+  file: BackingFile,
+  { readOnly, ownLoops = [] }: { readOnly: boolean; ownLoops?: readonly string[] },
+): Problem[] {
   const { path, facts, filesystem, deviceSize, uses } = file
   const problems: Problem[] = []
   const found = (code: DmloopCode, detail?: string): void => {
     problems.push(problem(code, { file: path }, detail))
   }
   if (!FILESYSTEMS[filesystem.name]) {
-    const detail = `lies on ${filesystem.name}, whose block addresses are not known to be true`
+    const detail = `is stored on ${filesystem.name}, whose block addresses are not known to be true`
     found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   } else if (facts.filesystemSize > deviceSize) {
-    // Its addresses go on where the first device ends (f2fs).
-    found('DMLOOP_UNSUPPORTED_FILESYSTEM', `lies on a ${filesystem.name} over several devices`)
+    // f2fs numbers the blocks of all its devices in one sequence.
+    const detail = `is stored on an ${filesystem.name} that has several devices`
+    found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   }
   for (const attribute of FILE_ATTRIBUTES) {
     const { from, bit, code } = attribute
@@ -34,19 +42,19 @@ export function judgeFile(file: BackingFile, { readOnly }: { readOnly: boolean }
   }
   const unreplayed = ['noload', 'norecovery'].find((option) => filesystem.options.includes(option))
   if (unreplayed !== undefined) {
-    const detail = `lies on a filesystem mounted with ${unreplayed}, whose journal may know better`
+    const detail = `is stored on a filesystem mounted with ${unreplayed}, whose journal was not replayed`
     found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   }
   if (!readOnly && filesystem.readOnly) found('DMLOOP_READ_ONLY')
   else if (!readOnly && facts.mountReadOnly) found('DMLOOP_READ_ONLY', READ_ONLY_MOUNT)
-  // Then f2fs reads what direct I/O asks for from its caches (f2fs_force_buffered_io, fs/f2fs/file.c).
+  // f2fs then serves direct I/O from the page cache (f2fs_force_buffered_io, fs/f2fs/file.c).
   if (filesystem.options.includes('checkpoint=disable')) {
     const detail = 'is on an f2fs mounted with checkpoint=disable, which has no direct I/O'
     found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   }
-  // Nothing but a descriptor keeps it, and a loop device has one.
+  // Only an open descriptor keeps its blocks allocated: a loop device has one, a linear device has none.
   if (facts.links === 0) {
-    const detail = 'has no name any more: its blocks are freed when the last process closes it'
+    const detail = 'is deleted: its blocks are freed when the last process closes it'
     found('DMLOOP_UNGUARDABLE', detail)
   }
   if (filesystem.options.includes('data=journal')) found('DMLOOP_DATA_JOURNALED')
@@ -54,59 +62,63 @@ export function judgeFile(file: BackingFile, { readOnly }: { readOnly: boolean }
   if (uses.filesystem !== undefined) {
     found('DMLOOP_FILESYSTEM_FILE', `is ${uses.filesystem} of its filesystem`)
   }
-  for (const loop of uses.loops) found('DMLOOP_ALREADY_MAPPED', `is mapped already, as ${loop}`)
+  for (const loop of uses.loops.filter((each) => !ownLoops.includes(each))) {
+    found('DMLOOP_ALREADY_MAPPED', `is mapped already, as ${loop}`)
+  }
   return problems
 }
 
-const READ_ONLY_MOUNT = 'is seen through a read-only mount of a filesystem that is writable'
+const READ_ONLY_MOUNT = 'is named through a read-only mount of a filesystem that is writable'
 
-/** FS_IMMUTABLE_FL and FS_APPEND_FL (linux/fs.h). */
-const IMMUTABLE = 0x10
-const APPEND_ONLY = 0x20
+export const NOT_PRIVATE =
+  'can be opened by other users than root, and whoever can open it can unpin it'
 
 /**
- * Verdicts on whether a guard can hold the file still, as far as that shows before it is tried. The rest
- * only mapFile finds out, for to try is to change something: who has the file open for writing, and
- * whether f2fs takes the pin.
+ * Verdicts on whether a guard can protect the file, as far as its facts tell. The rest only shows when the
+ * guard is acquired, which changes the file: who has it open for writing, and whether f2fs pins it.
  */
-function judgeGuardable(file: BackingFile, guard: Guard): Problem[] {
-  const { path, facts, filesystem } = file
+export function judgeGuardable(
+  file: BackingFile,
+  guard: Guard,
+  facts: FileFacts = file.facts,
+): Problem[] {
+  const { path, filesystem, identity } = file
   if (filesystem.readOnly) return []
-  const holds = needed(file, guard)
-  const lacking = missing(facts, holds)
+  const required = requiredProtections(file, guard)
+  const missing = missingProtections(facts, required)
   const found = (code: DmloopCode, detail?: string): Problem[] => [
     problem(code, { file: path }, detail),
   ]
   if (guard === 'none') {
-    if (lacking.length === 0) return []
-    return found('DMLOOP_NOT_PINNED', lacking.includes('private') ? NOT_PRIVATE : undefined)
+    if (missing.length === 0) return []
+    return found('DMLOOP_NOT_PINNED', missing.includes('private') ? NOT_PRIVATE : undefined)
   }
-  if (holds.length === 0) {
-    return found('DMLOOP_UNGUARDABLE', `lies on ${filesystem.name}, which has no immutable flag`)
+  if (required.length === 0) {
+    return found(
+      'DMLOOP_UNGUARDABLE',
+      `is stored on ${filesystem.name}, which has no immutable flag`,
+    )
   }
-  // A mark that is there is written to as well.
-  const mark = ownMark(facts.mark, file.identity)
-  if (facts.mountReadOnly && (lacking.length > 0 || mark)) {
-    return [unguardableMount(path)]
-  }
-  if (lacking.length === 0) return []
-  if (lacking.includes('pinned') && filesystem.options.includes('mode=lfs')) {
+  const mark = ownMark(facts.mark, identity)
+  // A mark that is there already is written again.
+  if (facts.mountReadOnly && (missing.length > 0 || mark)) return [unguardableMount(path)]
+  if (missing.length === 0) return []
+  if (missing.includes('pinned') && filesystem.options.includes('mode=lfs')) {
     return found('DMLOOP_NOT_PINNED', 'cannot be pinned on an f2fs that is mounted with mode=lfs')
   }
   if (mark) return []
-  if ((facts.inodeFlags & IMMUTABLE) !== 0) {
-    const detail =
-      'is immutable already, so what else must be changed cannot be noted: chattr -i FILE first'
+  if ((facts.inodeFlags & INODE_FLAGS.immutable) !== 0) {
+    const detail = 'is immutable already, so no mark can be written to it: chattr -i FILE first'
     return found('DMLOOP_NOT_PINNED', detail)
   }
-  if ((facts.inodeFlags & APPEND_ONLY) !== 0) {
-    const detail = 'is append-only, so the guard cannot be noted: chattr -a FILE first'
+  if ((facts.inodeFlags & INODE_FLAGS.appendOnly) !== 0) {
+    const detail = 'is append-only, so no mark can be written to it: chattr -a FILE first'
     return found('DMLOOP_UNGUARDABLE', detail)
   }
   return []
 }
 
-/** That a file's flags cannot be changed through the mount that it was named by. */
+/** The problem of a file whose flags cannot be changed through the mount that it was named by. */
 export const unguardableMount = (file: string | undefined): Problem => ({
   ...problem('DMLOOP_UNGUARDABLE', { file }, READ_ONLY_MOUNT),
   remedy:
@@ -114,7 +126,7 @@ export const unguardableMount = (file: string | undefined): Problem => ({
     'or map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
 })
 
-/** What mapFile looks at before it does anything to the files: what they are, and then how to hold them. */
+/** Verdicts on the files themselves, and then on their guard: what mapFile checks before it changes anything. */
 export function inspectFiles(
   files: readonly BackingFile[],
   request: { readOnly: boolean; guard: Guard },
@@ -124,15 +136,15 @@ export function inspectFiles(
   return files.flatMap((file) => judgeGuardable(file, request.guard))
 }
 
-/** Whether a loop device could write to a file: the driver needs it open for that. */
+/** Whether a file can be opened for writing, as the loop driver needs it. */
 export function judgeWritable(
   { path, facts, identity }: BackingFile,
   { readOnly }: { readOnly: boolean },
 ): Problem[] {
-  // A guard of ours goes before the loop device comes.
-  const ours = ownMark(facts.mark, identity)?.holds.includes('immutable')
-  if (readOnly || ours === true) return []
-  const flags = { immutable: IMMUTABLE, 'append-only': APPEND_ONLY }
+  // A guard that was left behind is released before the loop device is attached.
+  const guarded = ownMark(facts.mark, identity)?.protections.includes('immutable')
+  if (readOnly || guarded === true) return []
+  const flags = { immutable: INODE_FLAGS.immutable, 'append-only': INODE_FLAGS.appendOnly }
   const [kind] = Object.entries(flags).find(([, flag]) => (facts.inodeFlags & flag) !== 0) ?? []
   if (kind === undefined) return []
   return [
@@ -143,11 +155,11 @@ export function judgeWritable(
 const flagProblem = (flags: number): DmloopCode | undefined => {
   const known = Object.values(EXTENT_FLAGS).find(({ bit }) => (flags & bit) !== 0)
   if (known) return known.code
-  // A flag that nobody here has heard of says something about the blocks that nobody here knows.
+  // An unknown flag may mean anything about the blocks.
   return (flags & ~HARMLESS_EXTENT_FLAGS) === 0 ? undefined : 'DMLOOP_UNALLOCATED_EXTENT'
 }
 
-/** Ranges with the same verdict, told as one problem: the first of them, and how many there are. */
+/** Collects ranges with the same verdict into one problem: the first range, and how many there are. */
 class Findings {
   readonly #byCode = new Map<DmloopCode, Ranges>()
 

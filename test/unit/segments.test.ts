@@ -143,7 +143,9 @@ await t.test(`${CASES} random files on random stacks lie where they should`, asy
     )
     levelsSeen += depth
     const { segments, devices } = await result(
-      native.layOut([{ extents: pack(extents), offset, sectors, zeroFlags: UNWRITTEN, levels }]),
+      native.buildSegments([
+        { extents: pack(extents), offset, sectors, zeroFlags: UNWRITTEN, levels },
+      ]),
     )
     const rows = native.segmentRows(segments)
     let next = 0
@@ -228,7 +230,7 @@ await t.test('what does not add up is refused', async (t) => {
   const layOut = async (rows: number[], levels: Layer[][], sectors = 8): Promise<Float64Array> => {
     const extents = pack(Float64Array.from(rows))
     const part = { extents, offset: 0, sectors, zeroFlags: 0, levels }
-    return native.segmentRows((await result(native.layOut([part]))).segments)
+    return native.segmentRows((await result(native.buildSegments([part]))).segments)
   }
   const EINVAL = { code: 'EINVAL' }
   await t.rejects(layOut([0, 0, 4097, 0], [[layer]]), EINVAL, 'half a sector')
@@ -271,11 +273,11 @@ await t.test('what does not add up is refused', async (t) => {
   }
   const part = { extents: pack(new Float64Array()), sectors: 8, zeroFlags: 0, levels: [] }
   for (const offset of [-1, 2 ** 53, 0.5]) {
-    t.throws(() => native.layOut([{ ...part, offset }]), TypeError)
+    t.throws(() => native.buildSegments([{ ...part, offset }]), TypeError)
   }
-  const { segments } = await result(native.layOut([{ ...part, offset: 0 }]))
+  const { segments } = await result(native.buildSegments([{ ...part, offset: 0 }]))
   const mistaken = { ...part, offset: 0, extents: segments as unknown as ExtentList }
-  t.throws(() => native.layOut([mistaken]), TypeError, 'segments are not taken for extents')
+  t.throws(() => native.buildSegments([mistaken]), TypeError, 'segments are not taken for extents')
 })
 
 await t.test('several files are one table', async (t) => {
@@ -291,7 +293,7 @@ await t.test('several files are one table', async (t) => {
     levels: [[layer(device)]],
   })
   const { segments, devices, count } = await result(
-    native.layOut([
+    native.buildSegments([
       part([0, 512 * 8, 4096, 0], 8, 5),
       part([0, 512 * 16, 4096, 0], 8, 5),
       part([0, 0, 1024, 0], 4, 3),

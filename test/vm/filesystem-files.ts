@@ -129,7 +129,7 @@ await t.test('what the superblock names', async (t) => {
   const facts = sh('dumpe2fs -h /dev/mapper/host 2>/dev/null')
   const named = [...facts.matchAll(/^(?:Journal|\w+ quota|Orphan file) inode: +(\d+)$/gm)]
   const fd = openSync(file, 'r')
-  const { filesystemFiles } = await result(native.lookAt(fd))
+  const { filesystemFiles } = await result(native.probe(fd))
   closeSync(fd)
   t.equal(named.length, 5)
   t.strictSame(

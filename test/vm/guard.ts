@@ -311,7 +311,7 @@ if (filesystem === 'f2fs') {
     sh(`chattr -i ${file}; chmod 644 ${file}`)
     t.match((await device.verify()).problems, [
       { code: 'DMLOOP_UNGUARDABLE' },
-      { code: 'DMLOOP_NOT_PINNED', message: /others than root/ },
+      { code: 'DMLOOP_NOT_PINNED', message: /other users than root/ },
     ])
     await device.unmap()
     t.equal(fileState(file), before, 'owner and mode come back')
@@ -345,7 +345,7 @@ if (filesystem === 'f2fs') {
     native.getPinCount = () => Promise.resolve({ value: 1500 })
     const { problems } = await device.verify()
     native.getPinCount = honest
-    t.match(problems, [{ code: 'DMLOOP_NOT_PINNED', message: /1500 times, and gives up at 2048/ }])
+    t.match(problems, [{ code: 'DMLOOP_NOT_PINNED', message: /1500 times, and unpins it at 2048/ }])
     await device.unmap()
   })
 
@@ -369,7 +369,7 @@ if (filesystem === 'f2fs') {
     sh(`chattr -i ${file}; chmod 640 ${file}; chattr +i ${file}`)
     await t.rejects(mapFile(file), { code: 'DMLOOP_NOT_PINNED', message: /immutable already/ })
     const open640 = mapFile(file, { guard: 'none' })
-    await t.rejects(open640, { code: 'DMLOOP_NOT_PINNED', message: /others than root/ })
+    await t.rejects(open640, { code: 'DMLOOP_NOT_PINNED', message: /other users than root/ })
     sh(`chattr -i ${file}`)
     await pin(false)
   })

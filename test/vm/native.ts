@@ -31,9 +31,9 @@ await t.test('the life of a device', async (t) => {
   const live = await result(native.dmTable({ uuid }, false))
   t.strictSame([...live.rows], [0, 16, 0, 16, 16, 8, 1, 0], 'devices count as they appear')
   t.strictSame(live.devices, ['1:1', '1:0'])
-  t.strictSame((await result(native.dmDependencies({ uuid }))).sort(), ['1:0', '1:1'])
 
-  t.equal((await result(native.dmSuspend({ uuid }))).flags & SUSPENDED, SUSPENDED)
+  sh('dmsetup suspend native')
+  t.equal((await result(native.dmStatus({ uuid }))).flags & SUSPENDED, SUSPENDED)
   t.equal((await result(native.dmResume({ uuid }, 0))).flags & SUSPENDED, 0)
   t.match(
     (await result(native.dmList())).map((device) => device.name),
@@ -52,10 +52,8 @@ await t.test('failures carry errno, code and the ioctl’s name', async (t) => {
     path: 'x',
   })
   await t.rejects(result(native.dmResume(nobody, 0)), { ...ENXIO, syscall: 'DM_DEV_RESUME' })
-  await t.rejects(result(native.dmSuspend(nobody)), { ...ENXIO, syscall: 'DM_DEV_SUSPEND' })
   await t.rejects(result(native.dmClear(nobody)), { ...ENXIO, syscall: 'DM_TABLE_CLEAR' })
   await t.rejects(result(native.dmTable(nobody, false)), { ...ENXIO, syscall: 'DM_TABLE_STATUS' })
-  await t.rejects(result(native.dmDependencies(nobody)), { ...ENXIO, syscall: 'DM_TABLE_DEPS' })
   await t.rejects(result(native.dmRemove(nobody, false, 0)), { ...ENXIO, syscall: 'DM_DEV_REMOVE' })
   await t.rejects(result(native.dmLoad(nobody, rows([0, 8, -1, 0]), [], false)), {
     ...ENXIO,

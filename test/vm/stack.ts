@@ -151,7 +151,8 @@ const REFUSALS: Record<string, Refusal> = {
   'straight on a disk': {
     make: () => '/dev/ram0',
     code: 'DMLOOP_DEVICE_CLAIMED',
-    message: /lies on ext4 on ram0, and the filesystem, mounted on \/tmp\/at, holds that device/,
+    message:
+      /is stored on ext4 on ram0, and the filesystem, mounted on \/tmp\/at, holds that device/,
   },
   'on LUKS': {
     make() {
@@ -290,7 +291,8 @@ const CHANGES: Record<string, Change> = {
     end: `pvmove -q --abort
       dmsetup load slow --table "$(dmsetup table slow | sed 's/ 1:1 8192 500$//')"
       dmsetup resume slow`,
-    message: /"vg-volume" .* on dm-\d+ "vg-pvmove0" \(mirror.*, and "vg-pvmove0" is what pvmove/,
+    message:
+      /"vg-volume" .* on dm-\d+ "vg-pvmove0" \(mirror.*, and "vg-pvmove0" is the temporary volume of a pvmove/,
   },
 }
 

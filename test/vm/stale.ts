@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { mapFile, releaseFile, type DmloopError } from 'dmloop'
 import { BackingFile } from '#lib/plan/backing-file.js'
-import { expelStalePages } from '#lib/page-cache.js'
+import { dropStalePages } from '#lib/page-cache.js'
 import { leftFiles, makeHost, oneSegment, sh } from './lab.js'
 
 const HOLD_PAGES = fileURLToPath(new URL('../../../build/Release/hold-pages', import.meta.url))
@@ -203,7 +203,7 @@ await t.test('a file of a TiB', async (t) => {
   sh(`truncate -s 1T ${file}; head -c 1M ${file} >/dev/null; sync ${file}`)
   await using backing = await BackingFile.open(file)
   const start = performance.now()
-  await expelStalePages(backing)
+  await dropStalePages(backing)
   t.comment(`${(performance.now() - start).toFixed(0)} ms`)
 })
 

@@ -1,4 +1,4 @@
-#include "look.h"
+#include "probe.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -58,37 +58,37 @@ std::optional<Failure> ReadInto(std::string& text, const std::string& path) {
 
 }  // namespace
 
-Result<Look> LookAt(int fd) {
-  Look look;
+Result<FileProbe> ProbeFile(int fd) {
+  FileProbe probe;
   auto facts = Inspect(fd);
   if (!facts.ok()) return facts.failure();
-  look.facts = std::move(facts.value());
+  probe.facts = std::move(facts.value());
 
   const std::string device =
-      std::to_string(look.facts.device_major) + ":" + std::to_string(look.facts.device_minor);
+      std::to_string(probe.facts.device_major) + ":" + std::to_string(probe.facts.device_minor);
   const std::string folder = "/sys/dev/block/" + device;
-  look.kernel_name = KernelName(folder);
-  if (look.kernel_name) {
+  probe.kernel_name = KernelName(folder);
+  if (probe.kernel_name) {
     // A partition's queue is its disk's.
     const std::string queue = "/queue/logical_block_size";
     auto block_size = ReadFirst({folder + queue, folder + "/.." + queue});
     if (!block_size.ok()) return block_size.failure();
-    look.block_size = NumberOr(block_size.value(), look.block_size);
+    probe.block_size = NumberOr(block_size.value(), probe.block_size);
     auto sectors = ReadText(folder + "/size");
     if (!sectors.ok()) return sectors.failure();
-    look.device_size = NumberOr(sectors.value(), 0) * 512;
-    auto failure = ReadInto(look.ext4_options, "/proc/fs/ext4/" + *look.kernel_name + "/options");
+    probe.device_size = NumberOr(sectors.value(), 0) * 512;
+    auto failure = ReadInto(probe.ext4_options, "/proc/fs/ext4/" + *probe.kernel_name + "/options");
     if (failure) return *failure;
-    auto files = FilesystemFiles(fd, look.facts, *look.kernel_name);
+    auto files = FilesystemFiles(fd, probe.facts, *probe.kernel_name);
     if (!files.ok()) return files.failure();
-    look.filesystem_files = std::move(files.value());
+    probe.filesystem_files = std::move(files.value());
   }
   std::string mountinfo;
   if (auto failure = ReadInto(mountinfo, "/proc/self/mountinfo")) return *failure;
-  look.mounts = MountsOf(mountinfo, device);
-  if (auto failure = ReadInto(look.swaps, "/proc/swaps")) return *failure;
-  look.loops = loop::List();
-  return look;
+  probe.mounts = MountsOf(mountinfo, device);
+  if (auto failure = ReadInto(probe.swaps, "/proc/swaps")) return *failure;
+  probe.loops = loop::List();
+  return probe;
 }
 
 namespace {
@@ -98,9 +98,9 @@ Result<OpenedFile> Opened(UniqueFd fd) {
   auto path = PathOf(fd.get());
   if (!path.ok()) return path.failure();
   opened.path = std::move(path.value());
-  auto look = LookAt(fd.get());
-  if (!look.ok()) return look.failure();
-  opened.look = std::move(look.value());
+  auto probe = ProbeFile(fd.get());
+  if (!probe.ok()) return probe.failure();
+  opened.probe = std::move(probe.value());
   opened.fd = std::move(fd);
   return opened;
 }
@@ -118,7 +118,7 @@ Result<OpenedFile> OpenFile(const std::string& path) {
   if (!S_ISREG(kind.st_mode)) {
     OpenedFile none;
     none.path = path;
-    none.look.facts.mode = kind.st_mode;
+    none.probe.facts.mode = kind.st_mode;
     return none;
   }
   auto fd = Reopen(found.get(), O_RDONLY | O_NONBLOCK);

@@ -15,7 +15,7 @@ namespace dmloop {
 
 // All that is to be known of a file before its extents are asked for: one trip to a worker thread
 // instead of a dozen.
-struct Look {
+struct FileProbe {
   FileFacts facts;
   // The kernel's name of the filesystem's device (sda1, dm-3), if it has a device.
   std::optional<std::string> kernel_name;
@@ -35,13 +35,13 @@ struct Look {
   std::vector<loop::Status> loops;
 };
 
-Result<Look> LookAt(int fd);
+Result<FileProbe> ProbeFile(int fd);
 
 struct OpenedFile {
   UniqueFd fd;
   // Without symbolic links.
   std::string path;
-  Look look;
+  FileProbe probe;
 };
 
 // Opens a regular file for reading. Anything else is not opened, for to open a device or a pipe can

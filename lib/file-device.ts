@@ -1,0 +1,83 @@
+// A mapping of files, with the record of how it was made: what linear and loop devices have in common.
+import { dmloopError } from './kernel/errors.js'
+import { DEFAULT_WAIT } from './kernel/wait.js'
+import { FileLock } from './file-lock.js'
+import { MappedDevice, type DeviceFacts } from './mapped-device.js'
+import { MappedFiles } from './mapped-files.js'
+import type { UnmapRequest } from './options.js'
+import type { BackingFiles } from './plan/backing-file.js'
+import { identityOf } from './plan/names.js'
+import { readRecord, type MappingRecord } from './record.js'
+
+export abstract class FileDevice extends MappedDevice {
+  /** @internal The record when the object was made, or when it was last extended; undefined if lost. */
+  protected record: MappingRecord | undefined
+
+  /** @internal */
+  constructor(facts: Omit<DeviceFacts, 'files' | 'fallback'>, record: MappingRecord | undefined) {
+    super({ ...facts, files: record?.files ?? [], fallback: record?.fallback ?? [] })
+    this.record = record
+  }
+
+  /** Made from the UUID: the key of the record. */
+  get #identity(): string {
+    return identityOf(this.uuid) ?? ''
+  }
+
+  /**
+   * The record of this mapping now: another object may have extended it. Rejects with DMLOOP_FILE_CHANGED
+   * when the file has been mapped again.
+   * @internal
+   */
+  protected async currentRecord(): Promise<MappingRecord> {
+    const own = this.record
+    const record = (await readRecord(this.#identity)) ?? own ?? (await this.rebuildRecord())
+    if (record && (!own || isSameMapping(record, own))) return record
+    const detail = 'is not the mapping that this object was made for'
+    throw dmloopError('DMLOOP_FILE_CHANGED', { file: this.files[0] ?? this.path }, detail)
+  }
+
+  /** What can be told of the mapping without its record. @internal */
+  protected rebuildRecord(): Promise<MappingRecord | undefined> {
+    return Promise.resolve(undefined)
+  }
+
+  /** @internal */
+  protected async extendDevice(): Promise<void> {
+    const { identities } = await this.currentRecord()
+    await using lock = await FileLock.take(identities, DEFAULT_WAIT)
+    const record = await this.currentRecord()
+    await using found = await MappedFiles.find(record)
+    const files = found.assertFound()
+    await files.flock(DEFAULT_WAIT)
+    await files.syncAndProbe()
+    const length = await this.mapGrowth(files, record)
+    this.record = { ...record, length }
+    await lock.write(this.record)
+    this.setSize(length)
+  }
+
+  /** Extends the device to all of its files. Returns its size in bytes. @internal */
+  protected abstract mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number>
+
+  /** @internal */
+  protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
+    const identities = this.record?.identities ?? [this.#identity]
+    await using lock = await FileLock.take(identities, request)
+    const record = lock.recordOf(this.#identity)
+    // The same file may have been unmapped and mapped again meanwhile: that is another mapping.
+    if (this.record && record && !isSameMapping(record, this.record)) return 'removed'
+    return await this.removeLocked(request, lock, record)
+  }
+
+  /** Removes the device; `record` is what the locked record says. @internal */
+  protected abstract removeLocked(
+    request: UnmapRequest,
+    lock: FileLock,
+    record: MappingRecord | undefined,
+  ): Promise<'removed' | 'deferred'>
+}
+
+/** Whether two records are of one mapping, as far as can be told. */
+const isSameMapping = (a: MappingRecord, b: MappingRecord): boolean =>
+  a.id === b.id || a.id === '' || b.id === ''
