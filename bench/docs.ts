@@ -1,16 +1,18 @@
-// npm run bench:docs: plots and tables of the kept results, without measuring anything.
-import { writeFileSync } from 'node:fs'
+// npm run bench:docs: the plots and tables of the kept results, without measuring anything.
+import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { plot } from './plot.js'
-import { keepPlot, readResult, resultNames } from './results.js'
+import { readResult } from './results.js'
 import { withTables } from './tables.js'
 
-const DOCUMENTS = ['docs/performance.md', 'README.md'].map((path) =>
-  fileURLToPath(new URL(`../../${path}`, import.meta.url)),
-)
+const path = (name: string): string => fileURLToPath(new URL(`../../${name}`, import.meta.url))
+const PERFORMANCE = path('docs/performance.md')
 
-for (const name of resultNames()) {
+// A result is plotted if the document shows its plot.
+for (const [, name = ''] of readFileSync(PERFORMANCE, 'utf8').matchAll(/\(plots\/(\S+)\.svg\)/g)) {
   const result = readResult(name)
-  if (result) keepPlot(name, plot(result))
+  if (result) writeFileSync(path(`docs/plots/${name}.svg`), plot(result))
 }
-for (const path of DOCUMENTS) writeFileSync(path, await withTables(path))
+for (const document of [PERFORMANCE, path('README.md')]) {
+  writeFileSync(document, await withTables(document))
+}

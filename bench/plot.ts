@@ -34,13 +34,9 @@ function labelColumns(rows: readonly Row[]): string[] {
   return columns.slice(0, end).map(([column]) => column)
 }
 
-/** What is drawn: measured ranges, or numbers where nothing was measured more than once. */
-function figureColumns(rows: readonly Row[], labels: readonly string[]): string[] {
-  const columns = Object.keys(rows[0] ?? {}).filter((column) => !labels.includes(column))
-  const spreads = columns.filter((column) => rows.some((row) => isSpread(row[column])))
-  if (spreads.length > 0) return spreads
-  return columns.filter((column) => rows.some((row) => typeof row[column] === 'number'))
-}
+/** What is drawn: the columns of measured ranges. */
+const figureColumns = (rows: readonly Row[]): string[] =>
+  Object.keys(rows[0] ?? {}).filter((column) => rows.some((row) => isSpread(row[column])))
 
 /** Ratios share a panel, and so does what has the same unit: "call, ms". */
 const unit = (figure: string): string =>
@@ -57,19 +53,22 @@ function placeOf(
 
 function pointsOf(rows: readonly Row[]): Point[] {
   const [categories = '', ...others] = labelColumns(rows)
-  const all = figureColumns(rows, [categories, ...others])
+  const all = figureColumns(rows)
   // Three labels are a panel, its groups and its bars already.
   const figures = others.length > 1 ? all.slice(0, 1) : all
   return rows.flatMap((row) =>
     figures.flatMap((figure) => {
       const cell = row[figure]
       const category = row[categories]
-      if (cell === undefined || typeof cell === 'string') return []
-      if (category === undefined || isSpread(category)) return []
+      if (!isSpread(cell) || category === undefined || isSpread(category)) return []
       const labels = others.map((column) => shown(row[column] ?? ''))
       const [panel, series] = placeOf(figure, labels)
-      const value = isSpread(cell) ? cell : { median: cell, least: cell, most: cell }
-      return { panel, series, category: others.length > 0 ? String(category) : category, value }
+      return {
+        panel,
+        series,
+        category: others.length > 0 ? String(category) : category,
+        value: cell,
+      }
     }),
   )
 }

@@ -1,5 +1,5 @@
-// The figures that are kept in bench/results, one file for each bench and guest.
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+// The figures that are kept in bench/results, one JSON file for each bench and guest.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Row } from './measure.js'
 
@@ -15,22 +15,14 @@ export interface Result {
 }
 
 const FOLDER = fileURLToPath(new URL('../../bench/results/', import.meta.url))
-const pathOf = (name: string, suffix: 'json' | 'svg'): string => `${FOLDER}${name}.${suffix}`
-
-export const resultNames = (): string[] =>
-  readdirSync(FOLDER)
-    .filter((file) => file.endsWith('.json'))
-    .map((file) => file.slice(0, -'.json'.length))
-    .sort()
+const pathOf = (name: string): string => `${FOLDER}${name}.json`
 
 export function readResult(name: string): Result | undefined {
-  const path = pathOf(name, 'json')
+  const path = pathOf(name)
   return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Result) : undefined
 }
 
 export function keepResult(name: string, result: Result): void {
   mkdirSync(FOLDER, { recursive: true })
-  writeFileSync(pathOf(name, 'json'), `${JSON.stringify(result, undefined, 2)}\n`)
+  writeFileSync(pathOf(name), `${JSON.stringify(result, undefined, 2)}\n`)
 }
-
-export const keepPlot = (name: string, svg: string): void => writeFileSync(pathOf(name, 'svg'), svg)
