@@ -242,9 +242,12 @@ if (filesystem === 'xfs') {
   await t.test('a clone is found by verify()', async (t) => {
     const cloned = `${host.path}/cloned`
     randomFile(cloned, 1 << 20)
+    sh(`chmod 777 ${host.path}; chmod 644 ${cloned}`)
     const device = await mapFile(cloned)
-    // An immutable file can be cloned from: then a write through the device changes the clone as well.
-    sh(`xfs_io -f -c 'reflink ${cloned} 64k 0 128k' ${host.path}/clone; sync`)
+    // An immutable file can be cloned from, by whoever can read it: then a write through the device changes
+    // the clone as well.
+    const asReader = 'setpriv --reuid 1000 --regid 1000 --clear-groups'
+    sh(`${asReader} xfs_io -f -c 'reflink ${cloned} 64k 0 128k' ${host.path}/clone; sync`)
     t.match(await device.verify(), {
       ok: false,
       problems: [{ code: 'DMLOOP_SHARED_EXTENT', file: cloned, offset: 65536, length: 131072 }],

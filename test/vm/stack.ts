@@ -345,3 +345,25 @@ for (const [what, { begin, end, message, frozen = false }] of Object.entries(CHA
     await roundTrip(t, file, { verify: 'full' }, random)
   })
 }
+
+await t.test('verify() finds that the volume was snapshotted or moved', async (t) => {
+  sh('modprobe -a dm-snapshot dm-mirror')
+  sh(`wipefs -aq ${DISKS.join(' ')}; vgcreate -q -y vg /dev/ram0 /dev/ram1 2>&1
+      ${CREATE} -L 40M -n volume vg /dev/ram0
+      mkfs.ext4 -q /dev/vg/volume; mount /dev/vg/volume /tmp/at`)
+  t.teardown(() => sh('umount /tmp/at; vgremove -q -ff -y vg'))
+  const file = '/tmp/at/image'
+  randomFile(file, 1 << 20)
+  const device = await mapFile(file)
+
+  sh('lvcreate -q -y -s -L 12M -n snap vg/volume')
+  const opaque = { code: 'DMLOOP_OPAQUE_DEVICE', message: /snapshot-origin/ }
+  t.match(await device.verify(), { ok: false, problems: [opaque] }, 'lvcreate -s')
+  sh('lvremove -q -ff -y vg/snap')
+  t.strictSame(await device.verify(), { ok: true, problems: [] }, 'and that the snapshot is gone')
+
+  sh('pvmove -q -i 1 -n volume /dev/ram0 /dev/ram1')
+  const moved = { code: 'DMLOOP_FILE_CHANGED', file, offset: 0 }
+  t.match(await device.verify(), { ok: false, problems: [moved] }, 'pvmove')
+  await device.unmap()
+})
