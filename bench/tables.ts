@@ -1,80 +1,112 @@
-// Results as Markdown tables, between the marks that a document has for them.
+// Results as Markdown tables, between the markers that a document has for them.
 import { readFileSync } from 'node:fs'
 import { format, resolveConfig } from 'prettier'
 import { circumstances, shown, type Row } from './measure.js'
 import { readResult } from './results.js'
 
-const MARKED = /(<!-- bench (\S+) -->\n)[^]*?(<!-- \/bench -->)/g
-
 const line = (cells: readonly string[]): string =>
   `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |\n`
+
+export const markdownTable = (header: readonly string[], rows: readonly string[][]): string =>
+  [header, header.map(() => '---'), ...rows].map(line).join('')
+
+/** A document in which everything between `<!-- KIND NAME -->` and `<!-- /KIND -->` is made anew. */
+export async function withGenerated(
+  path: string,
+  kind: string,
+  generate: (name: string) => string,
+): Promise<string> {
+  const marked = new RegExp(`(<!-- ${kind} (\\S+) -->\n)[^]*?(<!-- /${kind} -->)`, 'g')
+  const document = readFileSync(path, 'utf8').replace(
+    marked,
+    (_, start: string, name: string, end: string) => `${start}\n${generate(name)}\n${end}`,
+  )
+  return format(document, { ...(await resolveConfig(path)), filepath: path })
+}
 
 function table(name: string): string {
   const result = readResult(name)
   if (!result) return '_Not measured yet._\n'
   const header = Object.keys(result.rows[0] ?? {})
-  const rows = result.rows.map((row) => line(Object.values(row).map(shown)))
-  const rule = line(header.map(() => '---'))
-  return `${circumstances(result)}\n\n${line(header)}${rule}${rows.join('')}`
+  const rows = result.rows.map((row) => Object.values(row).map(shown))
+  return `${circumstances(result)}\n\n${markdownTable(header, rows)}`
 }
 
-/** What the README shows: a cell of a result, by the row that it is in. */
-const SUMMARY: { what: string; result: string; row: (row: Row) => boolean; column: string }[] = [
+interface Summary {
+  what: string
+  /** Which way is better. */
+  better: 'lower' | 'higher'
+  /** The cell of a result, by the row that it is in. */
+  result: string
+  row: (row: Row) => boolean
+  column: string
+}
+
+/** What the README shows. */
+const SUMMARY: Summary[] = [
   {
-    what: '`mapFile`, a file in one piece / the process of `losetup`',
+    what: 'time of `mapFile`, file in 1 piece / of `losetup`',
+    better: 'lower',
     result: 'map',
     row: ({ segments }) => segments === 1,
     column: 'call / losetup',
   },
   {
-    what: '`mapFile`, a file in one piece / the process of `dmsetup create`',
+    what: 'time of `mapFile`, file in 1 piece / of `dmsetup create`',
+    better: 'lower',
     result: 'map',
     row: ({ segments }) => segments === 1,
     column: 'call / dmsetup, ready table',
   },
   {
-    what: '`mapFile`, some 90,000 segments / `filefrag`, `awk` and `dmsetup create`',
+    what: 'time of `mapFile`, 90,000 pieces / of `filefrag`, `awk` and `dmsetup create`',
+    better: 'lower',
     result: 'map',
     row: ({ segments }) => Number(segments) > 50_000 && Number(segments) < 150_000,
     column: 'call / filefrag | awk | dmsetup',
   },
   {
-    what: '`planFile`, some 900,000 extents / the process of `filefrag -v`',
+    what: 'time of `planFile`, 900,000 extents / of `filefrag -v`',
+    better: 'lower',
     result: 'plan',
     row: ({ extents }) => Number(extents) > 500_000,
     column: 'call / filefrag -v',
   },
   {
-    what: 'I/O of the device, 4 KiB, 12 jobs, synchronous / the raw disk',
+    what: 'throughput, random 4 KiB, 12 threads, synchronous / of the raw disk',
+    better: 'higher',
     result: 'io-null_blk-smp',
     row: ({ workload, device }) => workload === 'psync × 12' && device === 'mapFile',
     column: 'device / raw',
   },
   {
-    what: 'I/O of the device, 4 KiB, 12 jobs, asynchronous / the raw disk',
+    what: 'throughput, random 4 KiB, 12 threads, asynchronous / of the raw disk',
+    better: 'higher',
     result: 'io-null_blk-smp',
     row: ({ workload, device }) => workload === 'libaio × 12, depth 16' && device === 'mapFile',
+    column: 'device / raw',
+  },
+  {
+    what: 'throughput, 1 MiB reads, file in 10,000 pieces / of the raw disk',
+    better: 'higher',
+    result: 'io',
+    row: ({ workload, device, file = '' }) =>
+      workload === '1 MiB read' &&
+      device === 'mapFile' &&
+      /^ext4, \d{4,} segments$/.test(shown(file)),
     column: 'device / raw',
   },
 ]
 
 function summary(): string {
-  const lines = SUMMARY.map(({ what, result: name, row, column }) => {
+  const rows = SUMMARY.map(({ what, better, result: name, row, column }) => {
     const result = readResult(name)
     const cell = result?.rows.find(row)?.[column]
-    if (!result || cell === undefined) return line([what, '_not measured yet_', ''])
-    return line([what, shown(cell), `Linux ${result.kernel}, ${result.processors}`])
+    return [what, cell === undefined ? '_not measured yet_' : shown(cell), better]
   })
-  const header = ['time or speed of / that of', 'median (range)', 'measured on']
-  return `${line(header)}${line(header.map(() => '---'))}${lines.join('')}`
+  return markdownTable(['ratio', 'median (range)', 'better'], rows)
 }
 
-/** The document at a path, with the tables as they are kept now. */
-export async function withTables(path: string): Promise<string> {
-  const document = readFileSync(path, 'utf8').replace(
-    MARKED,
-    (_, start: string, name: string, end: string) =>
-      `${start}\n${name === 'summary' ? summary() : table(name)}\n${end}`,
-  )
-  return format(document, { ...(await resolveConfig(path)), filepath: path })
-}
+/** The document at a path, with the tables of the results as they are kept now. */
+export const withTables = (path: string): Promise<string> =>
+  withGenerated(path, 'bench', (name) => (name === 'summary' ? summary() : table(name)))

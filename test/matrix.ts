@@ -1,5 +1,5 @@
-// What can be mapped, and what is said of the rest: test/vm/matrix.ts tries every cell on a real kernel,
-// and the README shows the table (test/unit/readme.test.ts).
+// What can be mapped, and the code that the rest is refused with: test/vm/matrix.ts tries every cell on a
+// real kernel, and docs/compatibility.md shows the table (npm run docs; test/unit/docs.test.ts).
 import type { DmloopCode, MapOptions } from 'dmloop'
 
 /** What comes of a mapping: the device, or the code that it is refused with. */
@@ -56,7 +56,7 @@ export const HOSTS = {
 export type Host = keyof typeof HOSTS
 
 export interface Row {
-  /** The file, as the README names it. */
+  /** The file, as docs/compatibility.md names it. */
   file: string
   host: Host
   /** Makes $FILE; shell. */
@@ -177,18 +177,18 @@ export const MATRIX: readonly Row[] = [
     ...refused('DMLOOP_DEVICE_CLAIMED'),
   },
   {
-    file: 'on ext4 on dm-crypt, dm-thin, dm-delay and such',
+    file: 'on ext4 on dm-crypt, dm-thin, dm-delay and the like',
     host: 'ext4 on dm-delay',
     ...refused('DMLOOP_OPAQUE_DEVICE'),
   },
   {
-    file: 'that a symbolic link leads to',
+    file: 'reached through a symbolic link',
     host: 'ext4',
     make: 'head -c 64K /dev/urandom >$AT/real; ln -s real $FILE',
     ...MAPPED,
   },
   {
-    file: 'with several links',
+    file: 'with several hard links',
     host: 'ext4',
     make: 'head -c 64K /dev/urandom >$AT/real; ln $AT/real $FILE',
     ...MAPPED,
@@ -208,7 +208,7 @@ export const MATRIX: readonly Row[] = [
     ...refused('DMLOOP_UNGUARDABLE'),
   },
   {
-    file: 'whose data has no place on the disk yet',
+    file: 'with data that has not been allocated on the disk yet',
     host: 'xfs',
     make: 'head -c 64K /dev/urandom >$FILE',
     ...MAPPED,
@@ -297,14 +297,14 @@ export const MATRIX: readonly Row[] = [
     ...refused('DMLOOP_FILESYSTEM_FILE'),
   },
   {
-    file: 'that a loop device shows',
+    file: 'that a loop device uses',
     host: 'ext4',
     make: 'head -c 64K /dev/urandom >$FILE; losetup -f $FILE',
     undo: 'losetup -D',
     ...refused('DMLOOP_ALREADY_MAPPED'),
   },
   {
-    file: 'that a loop device shows read-only',
+    file: 'that a loop device uses read-only',
     host: 'xfs',
     make: 'head -c 64K /dev/urandom >$FILE; losetup -rf $FILE',
     undo: 'losetup -D',

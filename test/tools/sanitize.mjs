@@ -31,6 +31,9 @@ function build(sanitizer) {
   for (const part of [
     'package.json',
     'README.md',
+    'CHANGELOG.md',
+    'CONTRIBUTING.md',
+    'SECURITY.md',
     'tsconfig.json',
     'binding.gyp',
     'native',
@@ -39,6 +42,7 @@ function build(sanitizer) {
     'docs',
     'vm',
     'bench',
+    'examples',
     'out/bench',
     'out/test',
   ]) {
