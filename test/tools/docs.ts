@@ -1,8 +1,8 @@
-// The tables of docs/ that say what the code and the tests say: docs/refusals.md shows lib/policy.ts, and
+// The tables of docs/ that say what the code and the tests say: docs/refusals.md shows lib/kernel/policy.ts, and
 // docs/compatibility.md shows test/matrix.ts. `npm run docs` writes them; test/unit/docs.test.ts compares.
 import { fileURLToPath } from 'node:url'
 import { writeFileSync } from 'node:fs'
-import { POLICY } from '#lib/policy.js'
+import { POLICY } from '#lib/kernel/policy.js'
 import { markdownTable, withGenerated } from '../../bench/tables.js'
 import { MATRIX, type Row } from '../matrix.js'
 

@@ -5,7 +5,7 @@ import t from 'tap'
 import ts from 'typescript'
 import * as dmloop from 'dmloop'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
-import { POLICY } from '#lib/policy.js'
+import { POLICY } from '#lib/kernel/policy.js'
 import { projectPath, TABLES, withPolicyTables } from '../tools/docs.js'
 
 const DOCUMENTS = ['.', 'docs'].flatMap((folder) =>
