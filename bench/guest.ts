@@ -1,7 +1,8 @@
 // What the guest charges for the small things that a call is made of: they are what ratios to a floor of few
 // system calls are made of, and cost a fraction of that on a machine of its own.
 import { native } from '#lib/kernel/native.js'
-import { floor, milliseconds, PAIRS, report, spread, type Spread } from './measure.js'
+import { floor, milliseconds, PAIRS, report, spread } from './measure.js'
+import type { Spread } from './results.js'
 
 const TRIPS = 200
 

@@ -7,7 +7,8 @@ import { mapFile, planFile } from 'dmloop'
 import { fragmentedFile, makeHost, sh } from '../test/vm/lab.js'
 import { DISKS } from './disks.js'
 import { compare, WORKLOADS } from './fio.js'
-import { keep, report, spread, type Row } from './measure.js'
+import { keep, report, spread } from './measure.js'
+import type { Row } from './results.js'
 
 const SIZE = 128 << 20
 const FRAGMENTS = 10_000

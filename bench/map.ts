@@ -4,7 +4,8 @@ import { writeFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
 import { sh } from '../test/vm/lab.js'
 import { fragmentedHost, sizes } from './files.js'
-import { floor, milliseconds, afterFork, PAIRS, report, spread, type Row } from './measure.js'
+import { floor, milliseconds, afterFork, PAIRS, report, spread } from './measure.js'
+import type { Row } from './results.js'
 
 /** The extents as a table, as people write it: filefrag prints blocks of 512 bytes with -b512. */
 const SCRIPT = (file: string): string =>

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { cpus, release } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import type { Result } from './results.js'
+import type { Result, Row, Spread } from './results.js'
 
 /** How often two things are run in turn: the machine beneath may be shared, so only ratios count. */
 export const PAIRS = 7
@@ -31,12 +31,6 @@ export async function afterFork(work: () => unknown, warms: () => unknown): Prom
 export const floor = (...args: string[]): number =>
   Number(execFileSync(FLOOR, args, { encoding: 'utf8' }))
 
-export interface Spread {
-  median: number
-  least: number
-  most: number
-}
-
 export function spread(values: readonly number[]): Spread {
   const sorted = values.toSorted((a, b) => a - b)
   return {
@@ -49,10 +43,6 @@ export function spread(values: readonly number[]): Spread {
 /** A ratio, with the range of its pairs. */
 export const ratio = ({ median, least, most }: Spread): string =>
   `${median.toFixed(2)} (${least.toFixed(2)} to ${most.toFixed(2)})`
-
-export interface Row {
-  [column: string]: number | string | Spread
-}
 
 export const shown = (cell: Row[string]): string =>
   typeof cell === 'object' ? ratio(cell) : String(cell)

@@ -2,7 +2,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
 import { fragmentedHost, sizes } from './files.js'
-import { PAIRS, report, spread, type Row } from './measure.js'
+import { PAIRS, report, spread } from './measure.js'
+import type { Row } from './results.js'
 
 const MEBIBYTE = 1 << 20
 

@@ -4,7 +4,8 @@ import { fileURLToPath } from 'node:url'
 import { planFile } from 'dmloop'
 import { sh } from '../test/vm/lab.js'
 import { fragmentedHost, sizes } from './files.js'
-import { floor, milliseconds, afterFork, PAIRS, report, spread, type Row } from './measure.js'
+import { floor, milliseconds, afterFork, PAIRS, report, spread } from './measure.js'
+import type { Row } from './results.js'
 
 const PEER = fileURLToPath(new URL('../test/vm/peer.js', import.meta.url))
 const rows: Row[] = []

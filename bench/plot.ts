@@ -7,8 +7,8 @@ import {
   type EChartsOption,
   type LineSeriesOption,
 } from 'echarts'
-import { circumstances, shown, type Row, type Spread } from './measure.js'
-import type { Result } from './results.js'
+import { circumstances, shown } from './measure.js'
+import type { Result, Row, Spread } from './results.js'
 
 const WIDTH = 1000
 const PANEL = 300

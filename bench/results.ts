@@ -1,7 +1,16 @@
 // The figures that are kept in bench/results, one JSON file for each bench and guest.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import type { Row } from './measure.js'
+
+export interface Spread {
+  median: number
+  least: number
+  most: number
+}
+
+export interface Row {
+  [column: string]: number | string | Spread
+}
 
 export interface Result {
   name: string

@@ -1,8 +1,8 @@
 // Results as Markdown tables, between the markers that a document has for them.
 import { readFileSync } from 'node:fs'
 import { format, resolveConfig } from 'prettier'
-import { circumstances, shown, type Row } from './measure.js'
-import { readResult } from './results.js'
+import { circumstances, shown } from './measure.js'
+import { readResult, type Row } from './results.js'
 
 const line = (cells: readonly string[]): string =>
   `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |\n`

@@ -19,7 +19,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { styleText } from 'node:util'
 import { mapFile, planFile, type Plan } from 'dmloop'
-import { GUEST_DEFAULTS, runInGuest } from '../vm/kernel.js'
+import { runInGuest } from '../vm/guest.js'
+import { GUEST_DEFAULTS } from '../vm/kernel.js'
 
 const MEBIBYTE = 1 << 20
 const IMAGE_SIZE = 48 * MEBIBYTE

@@ -16,32 +16,32 @@ import { PLAN_KEYS, planRequest, type PlanOptions, type PlanRequest } from './pl
 
 export interface MapOptions extends PlanOptions {
   /**
-   * The device-mapper name; default: the file's name, other characters than udev's made `_`, and with a number
-   * behind where that is taken (image-1).
+   * The device-mapper name; default: the file's name, with `_` in place of characters that udev would encode,
+   * and with a number if that is taken (image-1).
    */
   name?: string
   /**
-   * What udev does with the device. With `true` (default), all that it does with a disk: links by UUID
-   * and label, and whatever else its rules bring, such as the activation of LVM volumes. With `false` it
-   * makes the node and looks no further, now and later: an image cannot take its host's links over.
-   * systemd may then not take the device for ready, so let no unit wait for it. With `backend: 'linear'`
-   * only: nothing keeps udev from looking into a loop device.
+   * What udev does with the device. With `true` (default), all that it does with a disk: links by UUID and
+   * label, and whatever else its rules do, such as activating LVM volumes. With `false` it only makes the
+   * node, now and later, so that an image cannot take over links of its host. systemd may then not consider
+   * the device ready, so no unit should wait for it. With `backend: 'linear'` only: nothing keeps udev from
+   * scanning a loop device.
    */
   udevScan?: boolean
   /** How much of file and device is compared before the device is handed over. Default `'sample'`. */
   verify?: 'sample' | 'full' | 'none'
-  /** Has the kernel look for partitions; with `backend: 'loop'` only. Default false. */
+  /** Makes the kernel scan for partitions; with `backend: 'loop'` only. Default false. */
   partitionScan?: boolean
-  /** Is told how far the comparison has come, in bytes. */
+  /** Called with the progress of the comparison, in bytes. */
   onProgress?: ProgressListener
   /**
-   * Milliseconds to wait for another process at the same file, for the node, and for any single call into the
-   * kernel to come back. Default 10,000; calls into the kernel have at least 500.
+   * Milliseconds to wait for another process that maps or unmaps the file, for the node, and for any single
+   * system call to return. Default 10,000; system calls have at least 500.
    */
   timeout?: number
   /**
-   * Aborts the call, which then leaves nothing behind and rejects with the signal's reason; before that is done
-   * only where the kernel holds it up for more than half a second.
+   * Aborts the call, which then leaves nothing behind and rejects with the signal's reason; earlier only when
+   * a system call does not return for half a second.
    */
   signal?: AbortSignal
 }
@@ -54,19 +54,19 @@ export interface WrapOptions {
 }
 
 export interface VerifyOptions {
-  /** Compares the bytes too: of a sample of blocks, or all of them. */
+  /** Compares the bytes as well: a sample of blocks, or all of them. */
   content?: 'sample' | 'full'
-  /** Is told how far the comparison has come, in bytes. */
+  /** Called with the progress of the comparison, in bytes. */
   onProgress?: ProgressListener
   signal?: AbortSignal
 }
 
 export interface UnmapOptions {
-  /** Removes the device when its last holder leaves, instead of failing while it is open. */
+  /** Has the kernel remove the device when its last user closes it, instead of failing while it is open. */
   deferred?: boolean
   /**
-   * Milliseconds to wait for holders to leave, for the node to go, and for any single call into the kernel to
-   * come back. Default 10,000; calls into the kernel have at least 500.
+   * Milliseconds to wait for users of the device to close it, for its node to disappear, and for any single
+   * system call to return. Default 10,000; system calls have at least 500.
    */
   timeout?: number
   signal?: AbortSignal

@@ -1,6 +1,7 @@
 // npm run vm -- [OPTION ...] COMMAND [ARG ...]
 import { parseArgs } from 'node:util'
-import { GUEST_DEFAULTS, runInGuest } from './kernel.js'
+import { runInGuest } from './guest.js'
+import { GUEST_DEFAULTS } from './kernel.js'
 
 const USAGE = `Runs a command as root in a throwaway kernel that has device-mapper.
 

@@ -1,5 +1,4 @@
-// What is refused, and why: the one table that the code judges by, the tests run through and the
-// README shows.
+// What is refused, and why: the one table for the code, the tests and docs/refusals.md.
 
 /** What makes the device: a device-mapper table of the file's own blocks, or a loop device. */
 export type Backend = 'linear' | 'loop'
@@ -23,7 +22,7 @@ export const POLICY = {
     blocks: 'all',
   },
   DMLOOP_EMPTY_FILE: {
-    found: 'has not one whole logical block',
+    found: 'is smaller than one logical block',
     why: 'A block device is at least one logical block long.',
     remedy: 'Write the file first, or make it longer.',
     blocks: 'all',
@@ -47,7 +46,7 @@ export const POLICY = {
     blocks: 'all',
   },
   DMLOOP_UNSUPPORTED_FILESYSTEM: {
-    found: 'lies on a filesystem whose block addresses are not known to be true',
+    found: 'is stored on a filesystem whose block addresses are not known to be true',
     why: 'FIEMAP may give addresses that are not positions on the disk, or blocks that move.',
     remedy: 'Keep the file on ext2, ext3, ext4, xfs, f2fs or vfat.',
     blocks: 'linear',
@@ -59,7 +58,7 @@ export const POLICY = {
     blocks: 'linear',
   },
   DMLOOP_REALTIME_FILE: {
-    found: 'lies on the realtime device of its xfs',
+    found: 'is stored on the realtime device of its xfs',
     why: 'Its addresses count on another device than the filesystem reports.',
     remedy: 'Copy it to a directory without the rtinherit flag.',
     blocks: 'linear',
@@ -114,28 +113,28 @@ export const POLICY = {
     blocks: 'linear',
   },
   DMLOOP_READ_ONLY: {
-    found: 'lies on a filesystem or a device that is read-only',
-    why: 'What is read-only above would be written to beneath.',
+    found: 'is stored on a filesystem or a device that is read-only',
+    why: 'The device would write to what is read-only for everybody else.',
     remedy: 'Map with readOnly: true.',
     blocks: 'all',
   },
   DMLOOP_DEVICE_CLAIMED: {
-    found: 'lies on a filesystem that holds its disk itself',
-    why: 'The kernel gives a disk to one holder: the filesystem has it, so device-mapper gets EBUSY.',
+    found: 'is stored on a filesystem that has its disk to itself',
+    why: 'The kernel lets only one user open a disk exclusively: the filesystem has it, so device-mapper gets EBUSY.',
     remedy:
       'Keep the file on a filesystem on LVM, or on one that is mounted through wrapDevice(); or map it with backend: ‘auto’.',
     blocks: 'linear',
   },
   DMLOOP_OPAQUE_DEVICE: {
-    found: 'lies on a device that is more than a translation of addresses',
-    why: 'Going beneath it would bypass what it does: encrypt, share, copy or check.',
+    found: 'is stored on a device that does more than translate addresses',
+    why: 'I/O on the underlying device would bypass what it does: encrypt, share, copy or check.',
     remedy:
-      'Put a linear layer between, as a logical volume on top of it; or map with backend: ‘auto’.',
+      'Add a linear layer on top of it, such as a logical volume; or map with backend: ‘auto’.',
     blocks: 'linear',
   },
   DMLOOP_DEVICE_BUSY: {
-    found: 'lies on a device that is about to change',
-    why: 'What its addresses lead to now may be elsewhere in a moment.',
+    found: 'is stored on a device that is about to change',
+    why: 'The blocks at its addresses may be moved at any moment.',
     remedy:
       'Wait until it is done, or end it (pvmove --abort, dmsetup resume, dmsetup clear); or map with backend: ‘auto’.',
     blocks: 'linear',
@@ -153,8 +152,8 @@ export const POLICY = {
     blocks: 'all',
   },
   DMLOOP_FILESYSTEM_FILE: {
-    found: 'is a part of its filesystem: the journal, a quota file or such',
-    why: 'The kernel reads and writes its blocks, and no lease or flag of a file keeps it from them.',
+    found: 'is used by its filesystem itself: the journal, a quota file or the like',
+    why: 'The kernel reads and writes its blocks, and neither a lease nor a flag prevents that.',
     remedy: 'Map a copy of it, or take it out of use first: tune2fs -O ^has_journal, quotaoff.',
     blocks: 'all',
   },
@@ -171,7 +170,7 @@ export const POLICY = {
     blocks: 'linear',
   },
   DMLOOP_UNGUARDABLE: {
-    found: 'cannot be held still',
+    found: 'cannot be guarded',
     why: 'Without the immutable flag anyone may truncate, delete or move it while it is mapped.',
     remedy: 'Map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
     blocks: 'linear',
@@ -184,9 +183,9 @@ export const POLICY = {
     blocks: 'linear',
   },
   DMLOOP_CONTENT_MISMATCH: {
-    found: 'reads otherwise through the device',
-    why: 'The filesystem or a device beneath gave addresses that are not the file’s.',
-    remedy: 'Do not write to the device; check what lies beneath the filesystem.',
+    found: 'differs from what the device reads',
+    why: 'The filesystem or an underlying device reported addresses that are not the file’s.',
+    remedy: 'Do not write to the device; check the devices under the filesystem.',
     blocks: 'linear',
   },
   DMLOOP_ALREADY_MAPPED: {
@@ -197,7 +196,7 @@ export const POLICY = {
   },
   DMLOOP_NAME_INVALID: {
     found: 'is not a name for a device',
-    why: 'The kernel takes names under 128 bytes; udev mangles all but some characters.',
+    why: 'The kernel takes names under 128 bytes, and udev encodes all but some characters.',
     remedy: 'Use 1 to 127 letters, digits and #+-.:=@_, and not “.”, “..” or “control”.',
     blocks: 'all',
   },
@@ -215,26 +214,26 @@ export const POLICY = {
   },
   DMLOOP_STILL_OPEN: {
     found: 'the device is still open',
-    why: 'The kernel removes a device when nobody has it open.',
+    why: 'The kernel removes a device only when nobody has it open.',
     remedy: 'Unmount and close it first, or unmap with { deferred: true }.',
     blocks: 'all',
   },
   DMLOOP_FILE_UNREACHABLE: {
-    found: 'cannot be found to be let go',
-    why: 'It keeps the guard of a mapping that is gone until its filesystem is mounted again.',
+    found: 'cannot be released, because its filesystem is not mounted',
+    why: 'Until then it keeps the guard of a mapping that is gone.',
     remedy:
-      'Mount its filesystem, then unmap() again or releaseFile() the file; mapping it again does it, too.',
+      'Mount its filesystem, then call unmap() again or releaseFile(); mapping the file again also releases it.',
     blocks: 'all',
   },
   DMLOOP_NOT_MAPPED: {
     found: 'is not mapped',
-    why: 'There is no device to do anything with.',
+    why: 'There is no device.',
     remedy: 'Map it first: mapFile(); listMappings() tells what is mapped.',
     blocks: 'all',
   },
   DMLOOP_STALE_CACHE: {
     found: 'has pages in memory that are older than the disk',
-    why: 'Whoever reads the file sees them, and a small write puts whole pages of them on the disk.',
+    why: 'Reads of the file return them, and a small write to the file writes whole pages back over the device’s writes.',
     remedy:
       'Have the processes that are named unmap or close the file, then call unmap() or releaseFile() again.',
     blocks: 'all',
@@ -249,7 +248,7 @@ export const POLICY = {
 
 export type DmloopCode = keyof typeof POLICY
 
-/** Extent flags (linux/fiemap.h) that are judged, and the verdict on each; the first that fits wins. */
+/** Extent flags (linux/fiemap.h) and the verdict on each; the first that is set counts. */
 export const EXTENT_FLAGS = {
   DATA_ENCRYPTED: { bit: 0x80, code: 'DMLOOP_ENCRYPTED' },
   DATA_INLINE: { bit: 0x200, code: 'DMLOOP_INLINE_DATA' },
@@ -262,7 +261,7 @@ export const EXTENT_FLAGS = {
   UNWRITTEN: { bit: 0x800, code: 'DMLOOP_UNWRITTEN_EXTENT' },
 } as const satisfies Record<string, { bit: number; code: DmloopCode }>
 
-/** LAST and MERGED say how the filesystem answered, not what the blocks are. */
+/** LAST and MERGED describe the answer, not the blocks. */
 export const HARMLESS_EXTENT_FLAGS = 0x1 | 0x1000
 
 interface FileAttribute {
@@ -276,7 +275,7 @@ interface FileAttribute {
 /** FS_XFLAG_REALTIME (linux/fs.h). */
 export const REALTIME = 0x1
 
-/** Attributes of a whole file, by where the kernel tells them. */
+/** Attributes of a whole file, by the call that reports them. */
 export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
   // STATX_ATTR_* (statx(2), linux/stat.h)
   { from: 'attributes', bit: 0x4, code: 'DMLOOP_ENCODED_EXTENT' },
@@ -285,15 +284,15 @@ export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
     from: 'attributes',
     bit: 0x100000,
     code: 'DMLOOP_READ_ONLY',
-    found: 'is sealed with fs-verity, and a write beneath would break the seal',
+    found: 'is protected by fs-verity, and a write to its blocks would break it',
   },
   {
     from: 'attributes',
     bit: 0x200000,
     code: 'DMLOOP_UNSUPPORTED_FILESYSTEM',
-    found: 'is accessed past the block layer (DAX), which was never proven to agree with it',
+    found: 'is accessed past the block layer (DAX), which was never proven to be coherent with it',
   },
-  // FS_INLINE_DATA_FL (linux/fs.h): before f2fs is asked to pin the file, which would move the data.
+  // FS_INLINE_DATA_FL (linux/fs.h). Pinning the file on f2fs would move the data out of the inode.
   { from: 'inodeFlags', bit: 0x10000000, code: 'DMLOOP_INLINE_DATA' },
   // FS_JOURNAL_DATA_FL (linux/fs.h)
   { from: 'inodeFlags', bit: 0x4000, code: 'DMLOOP_DATA_JOURNALED' },
@@ -301,21 +300,21 @@ export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
 ]
 
 /**
- * How a filesystem tells the addresses of a file: by FS_IOC_FIEMAP, or block by block by FIBMAP; see
+ * How a filesystem reports the addresses of a file: by FS_IOC_FIEMAP, or block by block by FIBMAP; see
  * native/extent_walk.h.
  */
 export type AddressCall = 'FIEMAP' | 'FIBMAP'
 
 /**
- * What holds a file still: FS_IMMUTABLE_FL against everybody else, f2fs's pin against its own cleaning,
- * and that only root can open the file against everybody who would take the pin away.
+ * What protects a file: FS_IMMUTABLE_FL against everybody else, f2fs's pin against its own cleaning, and
+ * that only root can open the file against everybody who could unpin it.
  */
 export type Protection = 'immutable' | 'pinned' | 'private'
 
-/** What is known of a filesystem whose addresses were proven to be positions on its device. */
+/** A filesystem whose addresses were proven to be positions on its device. */
 export interface KnownFilesystem {
   addresses: AddressCall
-  /** What it takes to hold a file still there; nothing does where this is empty. */
+  /** What a guard needs there; empty where nothing protects a file. */
   protections: readonly Protection[]
 }
 

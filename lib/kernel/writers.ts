@@ -22,8 +22,8 @@ async function isMappedForWriting(pid: string, file: OpenFile): Promise<boolean>
 /** Whether a process has a file open or mapped; this one, besides the descriptor that it checks with. */
 async function isOpen(pid: string, file: OpenFile): Promise<boolean> {
   const descriptors = await descriptorsOf(pid, file)
-  const ours = Number(pid) === process.pid ? 1 : 0
-  return descriptors.length > ours || (await memoryOf(pid, file)).length > 0
+  const own = Number(pid) === process.pid ? 1 : 0
+  return descriptors.length > own || (await memoryOf(pid, file)).length > 0
 }
 
 /** Describes the processes that can write to a file. */

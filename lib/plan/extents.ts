@@ -1,4 +1,4 @@
-// Where a file's bytes lie on its filesystem's device.
+// Where a file is stored on its filesystem's device.
 import { native, type ExtentFacts } from '../kernel/native.js'
 
 /** A run of a file's bytes on the device of its filesystem; see FIEMAP in the kernel's documentation. */
@@ -14,10 +14,10 @@ export interface Extent {
 }
 
 const COLUMNS = 4
-/** Extents that are made into numbers at a time. */
+/** Extents that are unpacked at a time. */
 const BATCH = 4096
 
-/** The extents of one of the files, which starts at that byte of all of them laid end to end. */
+/** The extents of one of the files, which starts at byte `fileStart` of all of them end to end. */
 type Part = Pick<ExtentFacts, 'extents' | 'count'> & { fileStart: number }
 
 const extentAt = (rows: Float64Array, row: number, fileStart: number): Extent => ({
@@ -27,7 +27,7 @@ const extentAt = (rows: Float64Array, row: number, fileStart: number): Extent =>
   flags: rows[row + 3] as number,
 })
 
-/** Extents in the order of the file, kept in a few bytes each and made into objects one at a time. */
+/** Extents in the order of the file, stored in a few bytes each and made into objects one at a time. */
 export class ExtentTable implements Iterable<Extent> {
   readonly length: number
   readonly #parts: readonly Part[]
@@ -62,7 +62,7 @@ export class ExtentTable implements Iterable<Extent> {
     }
   }
 
-  /** Four numbers an extent: logical, physical, length, flags. Made when it is asked for. */
+  /** Four numbers an extent: logical, physical, length, flags. Made on first use. */
   get packed(): Float64Array {
     return (this.#packed ??= this.#pack())
   }

@@ -9,7 +9,7 @@ export type Guard = 'immutable' | 'none'
 export interface PlanOptions {
   /** The first byte of the file to map; a multiple of the logical block size. Default 0. */
   offset?: number
-  /** How many bytes to map; default: to the last whole logical block. */
+  /** Bytes to map; default: to the last whole logical block. */
   length?: number
   /** A read-only device. Default false. */
   readOnly?: boolean

@@ -1,4 +1,4 @@
-// What mapping a file would do: the outcome of planFile.
+// The outcome of planFile: what mapping a file would do.
 import { DmloopError, type Problem } from '../kernel/errors.js'
 import { ExtentTable } from './extents.js'
 import type { Backend } from '../kernel/policy.js'
@@ -17,8 +17,8 @@ export interface PlannedFile {
   /** The device's logical block size, in bytes. */
   blockSize: number
   /**
-   * What a guard can hold the file still with: `'none'` on a filesystem that has no immutable flag, and on one
-   * that is mounted read-only as a whole, where nothing moves until it is remounted; see `verify`.
+   * The guard that the file can have: `'none'` on a filesystem without an immutable flag, and on one that is
+   * mounted read-only as a whole, where nothing moves until it is remounted; see `verify`.
    */
   guard: 'immutable' | 'none'
 }
@@ -37,25 +37,24 @@ export interface PlanParts {
 
 export class Plan implements PlanParts {
   readonly backend: Backend
-  /** Why it is a loop device although `backend: 'auto'` would rather have it linear. */
+  /** Why `backend: 'auto'` chose a loop device. */
   readonly fallback: Problem[]
-  /** What stands in the way; empty when the file can be mapped. */
+  /** What prevents the mapping; empty when the file can be mapped. */
   readonly problems: Problem[]
   /** The device's size, in bytes. */
   readonly size: number
   /**
-   * Bytes at the end of the file (of the files together, for an array) that make no whole logical block,
-   * and so are not mapped. 0 with an explicit `length`, which says itself where the device ends, and where
-   * `size` is 0.
+   * Bytes at the end of the file (of the last of several files) that are less than a logical block, and
+   * therefore not mapped. 0 with an explicit `length`, and where `size` is 0.
    */
   readonly tailBytes: number
   readonly readOnly: boolean
   readonly files: PlannedFile[]
-  /** Where the bytes lie on the filesystem's device; empty for a loop device. */
+  /** Where the bytes are stored on the filesystem's device; empty for a loop device. */
   readonly extents: ExtentTable
   /**
    * The device-mapper table; empty for a loop device, and when there are problems, unless the only one is
-   * that it is mapped already.
+   * that the file is mapped already.
    */
   readonly segments: SegmentTable
 

@@ -1,4 +1,4 @@
-// Which bytes of which file a device shows.
+// The bytes of the files that a device maps.
 import type { BackingFile } from './backing-file.js'
 import { problem, type Problem } from '../kernel/errors.js'
 
@@ -18,16 +18,15 @@ export interface Range {
   blockSize: number
   /** The device's size, in bytes; 0 when there is a problem. */
   size: number
-  /** What of the end of the files is no whole logical block, in bytes; 0 where a length was asked for. */
+  /** See `Plan.tailBytes`. */
   tailBytes: number
   slices: FileSlice[]
   problems: Problem[]
 }
 
 /**
- * The part of some files, laid end to end, that `offset` and `length` (bytes) name: by default all of
- * them, less an incomplete logical block at the end. A block is that of the devices beneath, unless
- * `blockSize` says otherwise.
+ * The part of some files, end to end, that `offset` and `length` (bytes) select: by default all of them, less
+ * an incomplete logical block at the end. `blockSize` is by default that of the filesystems' devices.
  */
 export function sliceFiles(
   files: readonly BackingFile[],
@@ -50,10 +49,10 @@ export function sliceFiles(
     (each, at) => files.findIndex((f) => f.identity === each.identity) < at,
   )
   if (duplicate) {
-    const detail = 'is named twice, and one device must not show the same blocks in two places'
+    const detail = 'is named twice, and one device must not have the same blocks in two places'
     return refuse(problem('DMLOOP_ALREADY_MAPPED', { file: duplicate.path }, detail))
   }
-  // What adds up to more is rounded: it can neither be told nor compared.
+  // A larger sum would be rounded.
   if (total > Number.MAX_SAFE_INTEGER) {
     const detail = `and the other files have more than ${Number.MAX_SAFE_INTEGER} bytes together`
     return refuse(problem('DMLOOP_TOO_LARGE', { file: files[0]?.path }, detail))
@@ -84,12 +83,12 @@ export function sliceFiles(
     if (from < to) slices.push({ file: each, fileStart: start, offset: from, length: to - from })
     start += each.size
   }
-  const ragged = slices.find((slice) => slice.offset % blockSize || slice.length % blockSize)
-  if (ragged) {
+  const incomplete = slices.find((slice) => slice.offset % blockSize || slice.length % blockSize)
+  if (incomplete) {
     const detail =
-      `its ${ragged.file.size} bytes are not a multiple of ${blockSize}, ` +
-      'and another file would go on in the middle of a block'
-    return refuse(problem('DMLOOP_UNALIGNED', { file: ragged.file.path }, detail))
+      `its ${incomplete.file.size} bytes are not a multiple of ${blockSize}, ` +
+      'and the next file would start in the middle of a block'
+    return refuse(problem('DMLOOP_UNALIGNED', { file: incomplete.file.path }, detail))
   }
   const tailBytes = request.length === undefined ? total - offset - length : 0
   return { blockSize, size: length, tailBytes, slices, problems: [] }
