@@ -12,23 +12,22 @@
 
 namespace dmloop {
 
-// Work that asks the kernel for something and may wait for it without end: a frozen filesystem, a
-// dead disk or a server that is gone gives no answer, and such a wait cannot be interrupted.
+// Work that makes system calls and may wait without end: a frozen filesystem, a dead disk or a
+// vanished server does not answer, and such a wait cannot be interrupted.
 //
 // A call has one owner at a time: its thread while it runs; then the queue of its environment's
 // thread-safe function; then the event loop, which settles it. If the environment has ended
-// meanwhile, the thread deletes it, and what it has opened is closed. It may run longer than the
-// environment lives, so whatever it works with is its own: no memory and no descriptor that goes
-// with JavaScript.
+// meanwhile, the thread deletes it, and what it has opened is closed. It may outlive the
+// environment, so it owns whatever it uses, and refers to no memory or descriptor of JavaScript's.
 class Call {
  public:
   virtual ~Call() = default;
 
-  // On a thread, which then has Return give the call away.
+  // Runs on a thread, which passes the call on with Return afterwards.
   void Execute();
-  // Instead of Execute, when there can be no thread for it.
+  // In place of Execute, when no thread can be created.
   virtual void Refuse(const Failure& failure) = 0;
-  // To whom the call goes when it has run.
+  // Receives the call when it has run.
   virtual void Return(std::unique_ptr<Call> self) = 0;
 
   const Progress& progress() const { return progress_; }
@@ -62,11 +61,11 @@ class CallThreads {
 
   int Start(std::unique_ptr<Call>& call);
   void Serve(std::unique_ptr<Call> call);
-  // The next call of a thread that is done with one; none when it is to end.
+  // The next call for a thread that has finished one; null when the thread is to end.
   std::unique_ptr<Call> Next(Thread& thread);
 
   std::mutex mutex_;
-  // The one that was busy last comes last, and is used first: the others get old.
+  // The thread that was busy last is at the end, and is used first, so that the others can end.
   std::vector<Thread*> idle_;
   std::deque<std::unique_ptr<Call>> waiting_;
   size_t count_ = 0;

@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint64_t kChunk = 1 << 20;
 
-// Where there is no direct I/O, a file is read as it is, less its cached pages.
+// Without direct I/O a file is read through the page cache, which is dropped before.
 Result<UniqueFd> OpenCached(int file) {
   auto dropped = DropCache(file);
   if (!dropped.ok()) return dropped.failure();
@@ -28,14 +28,14 @@ Result<UniqueFd> OpenDirect(int file) {
   return OpenCached(file);
 }
 
-// How often a difference is looked at before it counts: the device may be written to meanwhile.
-constexpr int kLooks = 3;
+// How often a difference is read again before it counts: the device may be written to meanwhile.
+constexpr int kAttempts = 3;
 
 struct Sides {
   int device;
   const std::string& path;
   int file;
-  // Past the page cache, where that can be.
+  // Past the page cache, where that is possible.
   UniqueFd reader;
   DirectBuffer ours = NewDirectBuffer(kChunk);
   DirectBuffer theirs = NewDirectBuffer(kChunk);
@@ -45,7 +45,7 @@ Result<Nothing> ReadFile(Sides& sides, uint64_t length, uint64_t offset) {
   const std::span<std::byte> into(sides.theirs.get(), length);
   auto read = ReadAtLeast(sides.reader.get(), into, length, offset);
   if (read.ok() || read.failure().error != EINVAL) return read;
-  // A loop device may have smaller blocks than the disk beneath the file takes for direct I/O.
+  // A loop device may have smaller blocks than direct I/O on the disk of its file allows.
   auto cached = OpenCached(sides.file);
   if (!cached.ok()) return cached.failure();
   sides.reader = std::move(cached.value());
@@ -55,9 +55,9 @@ Result<Nothing> ReadFile(Sides& sides, uint64_t length, uint64_t offset) {
 // How many bytes from the start of a chunk are the same; `size` when all are.
 Result<uint64_t> Compare(Sides& sides, uint64_t on_device, uint64_t in_file, uint64_t size) {
   uint64_t same = 0;
-  for (int look = 0; look < kLooks && same < size; look++) {
-    // The device first: to read it directly has the kernel write out what it has cached of it,
-    // which the file shows only then.
+  for (int attempt = 0; attempt < kAttempts && same < size; attempt++) {
+    // The device first: a direct read makes the kernel write back the device's cached pages, and
+    // only then does the file have them.
     auto first = ReadAtLeast(sides.device, {sides.ours.get(), size}, size, on_device);
     if (!first.ok()) return Failure{first.failure().error, first.failure().syscall, sides.path};
     auto second = ReadFile(sides, size, in_file);

@@ -103,8 +103,8 @@ Result<std::vector<Table>> GetStack(const std::string& device) {
   std::vector<Table> tables;
   std::vector<std::string> devices = {device};
   for (size_t i = 0; i < devices.size(); i++) {
-    // Only a device of device-mapper has this folder. To ask device-mapper itself needs privileges,
-    // which nobody needs to learn that a file lies on a plain disk.
+    // Only a device-mapper device has this directory. The ioctl needs privileges, which planning a
+    // file on a plain disk should not.
     const std::string folder = "/sys/dev/block/" + devices[i] + "/dm";
     if (access(folder.c_str(), F_OK) < 0) continue;
     const auto number = NumberOf(devices[i]);
@@ -131,8 +131,8 @@ Result<std::vector<Device>> List() {
     struct dm_name_list entry;
     std::memcpy(&entry, bytes.data(), sizeof entry);
     if (entry.dev == 0) break;
-    // Old kernels list no UUIDs, so each device is asked for its own. One that has gone meanwhile
-    // is not in the list any more.
+    // Older kernels list no UUIDs, so each device is queried for its own. One that was removed
+    // meanwhile is left out.
     auto status = Status({{}, {}, entry.dev});
     if (status.ok()) {
       devices.push_back(std::move(status.value()));

@@ -8,8 +8,8 @@
 #include "result.h"
 #include "segments.h"
 
-// The device-mapper ioctls, one function each (linux/dm-ioctl.h). They wait for nothing and retry
-// nothing: TypeScript decides what an EBUSY means.
+// The device-mapper ioctls, one function each (linux/dm-ioctl.h). They neither wait nor retry:
+// TypeScript decides what an EBUSY means.
 namespace dmloop::dm {
 
 // Which device an ioctl is for: by one of name, UUID or device number.
@@ -39,7 +39,7 @@ struct Version {
 
 // A table as packed segments; those of striped targets have their parameters in `stripes` (see
 // Layer). A segment of another target than linear, zero and striped has device kOtherTarget and
-// stands in `others` with its parameters as the kernel prints them.
+// is listed in `others` with its parameters as the kernel prints them.
 struct Table {
   struct Other {
     uint64_t start;
@@ -67,12 +67,13 @@ Result<Device> Resume(const Target& target, uint32_t cookie);
 // Drops the table in the inactive slot.
 Result<Device> Clear(const Target& target);
 Result<Device> Status(const Target& target);
-// EBUSY while the device is open, unless `deferred`: then it goes when the last holder does.
+// EBUSY while the device is open, unless `deferred`: then it is removed when its last user closes
+// it.
 Result<Device> Remove(const Target& target, bool deferred, uint32_t cookie);
 // The live table, or the inactive one.
 Result<Table> GetTable(const Target& target, bool inactive);
-// The live tables of a device and of all that lie beneath it, as far down as they are
-// device-mapper's; from the top down, each once. Nothing for another device.
+// The live tables of a device and of all its underlying device-mapper devices, from the top down,
+// each once. Empty for a device that is not device-mapper's.
 Result<std::vector<Table>> GetStack(const std::string& device);
 Result<std::vector<Device>> List();
 

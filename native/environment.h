@@ -16,19 +16,18 @@ namespace dmloop {
 
 class PendingCall;
 
-// The way from the threads back to an event loop. Calls have it too: it is there when the loop is
-// gone.
+// The way from the threads back to an event loop. Calls share its ownership: it outlives the loop.
 class Returns {
  public:
   explicit Returns(Napi::Env env);
 
-  // Whether the loop, and with it the process, goes on as long as a call may return.
+  // Whether the loop, and with it the process, is kept alive until the calls return.
   void KeepRunning(Napi::Env env, bool keep);
-  // A thread is given a call.
+  // A call was given to a thread.
   void Expect();
-  // It has run it; none when nobody waits for the result.
+  // The call has run; null when nobody waits for the result.
   void Take(std::unique_ptr<PendingCall> call);
-  // The loop ends. Waits a moment for what is under way, so that usually nothing is left of it.
+  // The loop ends. Waits a moment for running calls, so that usually none is left.
   void Close();
 
  private:
@@ -56,19 +55,19 @@ class PendingCall : public Call {
   uint32_t number_ = 0;
 };
 
-// What an environment (that of the main thread, or of a worker) has of the addon.
+// The addon's state in an environment: that of the main thread, or of a worker.
 class Environment {
  public:
-  // Makes it; it belongs to the environment.
+  // Creates it; the environment owns it.
   static void Make(Napi::Env env);
   static Environment& Of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
   explicit Environment(Napi::Env env) : returns_(std::make_shared<Returns>(env)) {}
 
-  // Has a call run on a thread, and settled afterwards. Returns its number.
+  // Runs a call on a thread, and settles it afterwards. Returns its number.
   uint32_t Start(Napi::Env env, std::unique_ptr<PendingCall> call);
   void Settle(Napi::Env env, std::unique_ptr<PendingCall> call);
-  // Nothing when the call has been settled.
+  // Nothing when the call is settled.
   const Progress* ProgressOf(uint32_t number) const;
 
   HeldDescriptors& descriptors() { return descriptors_; }

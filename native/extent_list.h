@@ -31,7 +31,7 @@ class ExtentList {
   class Reader {
    public:
     explicit Reader(const ExtentList& list, size_t index = 0);
-    // The next extent, until it is asked for another; none at the end.
+    // The next extent, valid until the next call; null at the end.
     const Extent* Next();
 
    private:

@@ -70,8 +70,9 @@ class FiemapBuffer {
 template <typename Sink>
 std::optional<Failure> WalkFiemap(int fd, ExtentMerger<Sink>& merger) {
   FiemapBuffer buffer;
-  // FIEMAP_EXTENT_LAST may mean the last extent of the *asked* range, and f2fs has left it out:
-  // only a covered range or an empty answer ends the walk (FACTS section 3).
+  // FIEMAP_EXTENT_LAST cannot be trusted: some filesystems set it on the last extent of the
+  // requested range, and f2fs did not always set it. Only a covered range or an empty answer ends
+  // the walk.
   while (merger.cursor() < merger.end()) {
     const uint64_t start = merger.cursor();
     struct fiemap* request = buffer.request();
@@ -89,7 +90,7 @@ std::optional<Failure> WalkFiemap(int fd, ExtentMerger<Sink>& merger) {
         return Failure{EOVERFLOW, "FS_IOC_FIEMAP"};
       }
     }
-    // A filesystem that answers without getting further would keep this loop for ever.
+    // A filesystem that answers without any progress would keep this loop running for ever.
     if (merger.cursor() == start) return Failure{EIO, "FS_IOC_FIEMAP"};
   }
   return std::nullopt;
@@ -102,8 +103,8 @@ std::optional<Failure> WalkFibmap(int fd, ExtentMerger<Sink>& merger) {
   const auto block = static_cast<uint64_t>(block_size);
   struct statfs filesystem;
   if (fstatfs(fd, &filesystem) < 0) return LastFailure("fstatfs");
-  // The blocks of a cluster lie together by the definition of FAT, and statfs(2) gives its size:
-  // with 64 KiB clusters of 512-byte blocks this asks 128 times less.
+  // The blocks of a FAT cluster are contiguous, and statfs(2) returns its size: with clusters of
+  // 64 KiB and blocks of 512 bytes this saves 127 of 128 calls.
   const auto cluster = static_cast<uint64_t>(filesystem.f_bsize);
   if (block == 0 || cluster == 0 || cluster % block != 0) return Failure{EINVAL, "FIGETBSZ"};
 

@@ -22,13 +22,13 @@ struct Ranges {
   }
 };
 
-// Where the bytes of a file range lie, and what a judge asks about it: so nobody has to look at a
-// million extents one by one to find that they are all well.
+// Where a file range is stored, and a summary of what the policy judges, so that a million extents
+// need not be examined one by one in JavaScript.
 struct ExtentMap {
   ExtentList extents;
-  // The gaps between extents, which nothing in FIEMAP flags.
+  // The gaps between extents, which FIEMAP does not report.
   Ranges holes;
-  // Extents that do not start or end, in the file or on the disk, at a whole block.
+  // Extents that do not start or end on a block, in the file or on the disk.
   Ranges unaligned;
   // The extents with flags, by all the flags they have.
   std::vector<std::pair<uint32_t, Ranges>> flagged;
@@ -62,12 +62,12 @@ class ExtentMerger {
   Extent last_{};
 };
 
-// Draws a map of what it is given in the order of the file.
+// Builds the map of the extents that it is given, in the order of the file.
 class MapMaker {
  public:
   MapMaker(uint64_t offset, uint64_t block_size) : cursor_(offset), block_size_(block_size) {}
   void operator()(const Extent& extent);
-  // The range ends here: what no extent has covered is a hole.
+  // Ends the range: what no extent has covered is a hole.
   ExtentMap Finish(uint64_t end);
 
  private:
@@ -80,27 +80,28 @@ class MapMaker {
   ExtentMap map_;
 };
 
-// How many extents one FS_IOC_FIEMAP asks for: the fastest size measured (FACTS section 3).
+// Extents requested by one FS_IOC_FIEMAP. With 200,000 extents a walk took 35 ms with this batch,
+// 76 with 512, and 264 in a single call: this one stays in the processor's cache.
 inline constexpr uint32_t kExtentBatch = 4096;
 
-// Which ioctl a filesystem tells its addresses with: FS_IOC_FIEMAP, extent by extent, or FIBMAP,
-// block by block, where there is no other (vfat). FIBMAP needs CAP_SYS_RAWIO.
+// The ioctl by which a filesystem reports its addresses: FS_IOC_FIEMAP, extent by extent, or
+// FIBMAP, block by block, where there is no other (vfat). FIBMAP needs CAP_SYS_RAWIO.
 enum class AddressCall { kFiemap, kFibmap };
 
-// Reads the extents of bytes [offset, offset + length) of an open file. It does not ask for
-// FIEMAP_FLAG_SYNC: looking must change nothing.
+// Reads the extents of bytes [offset, offset + length) of an open file, without FIEMAP_FLAG_SYNC:
+// a plan must change nothing.
 Result<ExtentMap> WalkExtents(int fd, AddressCall call, uint64_t offset, uint64_t length,
                               uint64_t block_size);
 
 // Reads the extents again and compares them with those of an earlier walk: the first byte of the
-// file that lies elsewhere or whose extent has other flags, or nothing.
+// file that is stored elsewhere or whose extent has other flags, or nothing.
 Result<std::optional<uint64_t>> FindMovedByte(int fd, AddressCall call, uint64_t offset,
                                               uint64_t length, const ExtentList& extents);
 
 // --- templates --------------------------------------------------------------------------------
 
-// Neighbours are one extent unless a flag that somebody judges tells them apart. LAST and MERGED
-// say how the filesystem answered, not what the blocks are.
+// Neighbours are merged unless a flag that is judged differs. LAST and MERGED describe the answer,
+// not the blocks.
 bool SameKind(uint32_t flags, uint32_t other);
 
 template <typename Sink>

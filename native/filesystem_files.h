@@ -9,15 +9,15 @@
 
 namespace dmloop {
 
-// A file that the kernel reads and writes on its filesystem's behalf, by its inode: nobody has it
-// open, and no lease or flag keeps the kernel from it.
+// A file that the filesystem itself reads and writes, by its inode: no process has it open, and
+// neither a lease nor a flag prevents that.
 struct FilesystemFile {
   std::string role;
   uint64_t inode;
 };
 
-// Those of the filesystem that an open file lies on, as far as this process may ask; `kernel_name`
-// is that of the filesystem's device. One that is told of twice stands here twice.
+// Those of the filesystem of an open file, as far as this process may ask. `kernel_name` is that of
+// the filesystem's device. A file may be listed twice.
 Result<std::vector<FilesystemFile>> FilesystemFiles(int fd, const FileFacts& facts,
                                                     const std::string& kernel_name);
 

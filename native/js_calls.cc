@@ -4,7 +4,7 @@ namespace dmloop {
 
 namespace {
 
-// What a call is at, by its number; nothing when it has been settled.
+// The progress of a call, by its number; undefined when it is settled.
 Napi::Value CallProgressJs(const Napi::CallbackInfo& info) {
   const auto number = SafeInteger(info[0]);
   if (!number) return Reject(info.Env(), "callProgress(call)");

@@ -54,7 +54,7 @@ std::optional<std::vector<PackedLevel>> LevelsFrom(const Napi::Value& value) {
   return levels;
 }
 
-// What a layout's layers lie in, part by part.
+// The memory of the layers, part by part.
 using PackedParts = std::vector<std::vector<PackedLevel>>;
 
 // { extents, offset, sectors, zeroFlags, levels }; the part's layers are left to be filled in.

@@ -18,9 +18,9 @@
 #include "safe_integer.h"
 #include "unique_fd.h"
 
-// What the native half and JavaScript hand each other: arguments in, facts out.
-// lib/kernel/native.ts holds the types and is the only caller; what it passes has been judged
-// already, so a wrong argument is a bug of ours and throws a plain TypeError.
+// Values between native code and JavaScript: arguments in, facts out.
+// lib/kernel/native.ts holds the types and is the only caller; what it passes has been checked
+// already, so a wrong argument is a bug of this library and throws a plain TypeError.
 namespace dmloop {
 
 inline Napi::Value Reject(Napi::Env env, const char* message) {
@@ -131,7 +131,7 @@ inline Napi::Value Strings(Napi::Env env, const std::vector<std::string>& string
   return ArrayOf(env, strings, [](Napi::Env, const std::string& text) { return text; });
 }
 
-// A descriptor in the use of a call: one of ours stays open as long.
+// A descriptor that a call uses. If JavaScript holds it, it stays open until the call returns.
 class UsedDescriptor {
  public:
   static std::optional<UsedDescriptor> From(const Napi::Value& value) {

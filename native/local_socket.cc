@@ -29,7 +29,7 @@ Result<std::optional<LocalSocket>> ProbeSocket(const std::string& path) {
   std::copy(path.begin(), path.end(), address.sun_path);
   // A datagram socket, so that there is no connection that a listener would have to accept: the
   // kernel looks the socket up by its file's inode (unix_find_bsd in net/unix/af_unix.c) and
-  // refuses when nobody has it, or else because it is of another type.
+  // refuses when no process has it bound, or else because it is of another type.
   const UniqueFd probe(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!probe.valid()) return LastFailure("socket");
   const auto* name = reinterpret_cast<const struct sockaddr*>(&address);

@@ -105,7 +105,7 @@ std::vector<Status> List() {
     const char* end = name.data() + name.size();
     if (!name.starts_with("loop")) continue;
     if (std::from_chars(name.data() + 4, end, number).ptr != end) continue;
-    // A device has this folder while it shows something.
+    // A device has this directory while a file is attached to it.
     if (access(("/sys/block/" + name + "/loop").c_str(), F_OK) < 0) continue;
     auto status = GetStatus(number);
     if (status.ok()) loops.push_back(std::move(status.value()));
@@ -137,7 +137,8 @@ Result<Cleared> Clear(const std::string& path, const std::string& name, bool def
     return left.failure();
   }
   if (deferred) return Cleared::kDeferred;
-  // Others have it open: the driver has noted LO_FLAGS_AUTOCLEAR, and would let it go with them.
+  // Others have it open: the driver has set LO_FLAGS_AUTOCLEAR, and would detach it when they close
+  // it.
   left.value().lo_flags &= ~static_cast<uint32_t>(LO_FLAGS_AUTOCLEAR);
   auto kept = SetInfo(device.value(), left.value());
   if (!kept.ok()) return kept.failure();

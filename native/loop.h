@@ -17,49 +17,50 @@ struct Settings {
   bool read_only = false;
   bool direct_io = false;
   bool partition_scan = false;
-  // The driver keeps 63 bytes of it, and what it says is nobody's business but the caller's.
+  // The driver stores 63 bytes of it and does not interpret them.
   std::string name;
 };
 
-// What a loop device shows: the file by its filesystem's device and its inode, and how.
+// The backing file of a loop device, by its filesystem's device and its inode, and the settings.
 struct Status {
-  // N of /dev/loopN, and the device's own number. It is not 7:N where the driver keeps room for
-  // partitions (max_part).
+  // N of /dev/loopN, and the device's own number. It is not 7:N where the driver reserves minors
+  // for partitions (max_part).
   uint32_t number = 0;
   uint32_t device_major = 0;
   uint32_t device_minor = 0;
   uint32_t major = 0;
   uint32_t minor = 0;
   uint64_t inode = 0;
-  // Where the file is a device's node: that device. 0:0 for any other.
+  // The device whose node the backing file is; 0:0 for any other file.
   uint32_t file_major = 0;
   uint32_t file_minor = 0;
   uint64_t offset = 0;
   uint64_t size = 0;
-  // LO_FLAGS_* of linux/loop.h, as the driver has them: it drops what the file does not allow.
+  // LO_FLAGS_* of linux/loop.h, as the driver has them: it clears those that the file does not
+  // allow.
   uint32_t flags = 0;
   std::string name;
 };
 
-// The number of a device that shows nothing yet; made if there is none.
+// The number of a device without a file; one is created if there is none.
 Result<uint32_t> GetFree();
-// Has a device show an open file, all settings in one step (Linux 5.8). EBUSY when somebody else
-// was faster with the device.
+// Attaches an open file with all settings in one step (LOOP_CONFIGURE, Linux 5.8). EBUSY when
+// another process has attached one first.
 Result<Nothing> Configure(const std::string& path, int fd, const Settings& settings);
-// ENXIO when the device shows nothing, ENOENT when there is none.
+// ENXIO when no file is attached, ENOENT when there is no such device.
 Result<Status> GetStatus(uint32_t number);
-// Every device that shows something and says what: one that this process may not ask is not in it,
-// nor one whose file cannot be asked any more (ENOTCONN, ESTALE).
+// All devices with a file, except those that this process may not query, and those whose file no
+// longer answers (ENOTCONN, ESTALE).
 std::vector<Status> List();
-// Each of these looks at the name first, on the descriptor that it then uses: while that is open
-// the device cannot become somebody else's. ENXIO when it shows nothing, or bears another name.
+// Each of these checks the name first, on the descriptor that it then uses: while that is open the
+// device cannot be attached anew. ENXIO when no file is attached, or the name is another.
 
-// Gives the device another size.
+// Sets the size of the device.
 Result<Nothing> Resize(const std::string& path, const std::string& name, uint64_t size);
 
 enum class Cleared { kRemoved, kDeferred, kBusy };
-// Writes what is cached to the file, and has the device show nothing. While others have it open it
-// stays (kBusy), or goes with the last of them if `deferred`.
+// Writes the device's cached pages to the file and detaches it. While others have it open it stays
+// attached (kBusy), or is detached when the last of them closes it, if `deferred`.
 Result<Cleared> Clear(const std::string& path, const std::string& name, bool deferred);
 
 }  // namespace dmloop::loop

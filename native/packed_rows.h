@@ -39,7 +39,7 @@ class PackedRows {
   size_t size() const { return size_; }
   std::span<const double> span() const { return {data_.get(), size_}; }
 
-  // Gives the memory away, to be freed with free(3).
+  // Releases the memory, to be freed with free(3).
   double* Release() { return data_.release(); }
 
  private:

@@ -5,19 +5,19 @@
 
 namespace dmloop {
 
-// What a call is at, for whoever waits for it on another thread. All of it may be out of date by
-// the time that it is read, so the order of its parts does not matter.
+// The progress of a call, read from another thread. It may be out of date by the time it is read,
+// so the order of its parts does not matter.
 struct Progress {
-  // What the kernel was last asked for; none before the first.
+  // The last system call; null before the first.
   std::atomic<const char*> syscall = nullptr;
-  // How often it has been asked: a call that goes on asking is not stuck.
+  // The number of system calls: a call that makes more of them is not stuck.
   std::atomic<uint32_t> steps = 0;
 };
 
-// That of the call which this thread runs.
+// That of the call that this thread runs.
 inline thread_local Progress* current_progress = nullptr;
 
-// Says which system call comes next, under the name that its failure would have.
+// Announces the next system call, by the name that its failure would have.
 inline void Entering(const char* syscall) {
   if (current_progress == nullptr) return;
   current_progress->syscall.store(syscall, std::memory_order_relaxed);

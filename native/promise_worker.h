@@ -20,10 +20,10 @@ inline Napi::Object FailureObject(Napi::Env env, const Failure& failure) {
   return object;
 }
 
-// Runs `work` on a thread and settles a promise with what it found: `{ value }` or
+// Runs `work` on a thread and settles a promise with its result: `{ value }` or
 // `{ failure: { errno, syscall, path? } }`. The promise itself never rejects, because an error made
 // here would have no JavaScript stack; TypeScript makes it where the caller can see it. The promise
-// has the number of the call, by which its progress is asked for.
+// has the number of the call, for callProgress.
 template <typename T>
 class PromiseWorker : public PendingCall {
  public:
@@ -55,7 +55,7 @@ class PromiseWorker : public PendingCall {
  protected:
   void DoWork() override {
     result_.emplace(work_());
-    // What it works with goes where it was used: to close a descriptor may take its time.
+    // Its arguments are destroyed on the same thread: closing a descriptor may take long.
     work_ = nullptr;
   }
 

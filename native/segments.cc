@@ -15,8 +15,8 @@ bool Continues(const Segment& last, const Segment& next) {
          (next.device == kZeroTarget || last.offset + last.length == next.offset);
 }
 
-// Finds the rows of one layer that a run of sectors falls on. Files often lie in few rows of it, so
-// the row of the last look-up is kept, and the next one tried before the binary search.
+// Finds the rows of one layer for a run of sectors. Files are often stored in few rows of it, so
+// the row of the last search is kept, and the next one is tried before a binary search.
 class LayerCursor {
  public:
   explicit LayerCursor(const Layer& layer)
@@ -110,7 +110,7 @@ class SegmentMerger {
   Segment last_{};
 };
 
-// Takes the segments of one part down through its levels.
+// Translates the segments of one part through its levels.
 template <typename Sink>
 class Descent {
  public:
@@ -118,7 +118,7 @@ class Descent {
     for (const Level& level : levels) cursors_.emplace_back(level.begin(), level.end());
   }
 
-  // False when it falls on no layer, or past the end of one.
+  // False when there is no layer for it, or it reaches past the end of one.
   bool Down(const Segment& segment, size_t depth = 0) {
     if (depth == cursors_.size() || segment.device == kZeroTarget) {
       merger_.Add(segment);
@@ -200,7 +200,7 @@ Result<std::shared_ptr<const Layout>> Layout::Of(std::vector<FilePart> parts,
 }
 
 void Layout::ForEach(const SegmentSink& sink) const {
-  // Of() has seen that all adds up, and nothing has changed since.
+  // Of() has checked everything, and nothing has changed since.
   static_cast<void>(Walk([&](Segment segment) {
     if (segment.device >= 0) segment.device = numbers_[static_cast<size_t>(segment.device)];
     sink(segment);
@@ -208,7 +208,7 @@ void Layout::ForEach(const SegmentSink& sink) const {
 }
 
 std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& other) {
-  // The other table's places, in the order of the disk. Within one table none overlap.
+  // The other table's ranges, in the order of the disk. Within one table none overlap.
   std::vector<Segment> places;
   const SegmentView theirs(other.rows);
   for (size_t i = 0; i < theirs.size(); i++) {
@@ -225,7 +225,7 @@ std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& 
   std::optional<uint64_t> found;
   segments.ForEach([&](const Segment& segment) {
     if (found || segment.device == kZeroTarget) return;
-    // The last place that starts before this segment ends: an earlier one ends before it starts.
+    // The last range that starts before this segment ends. Earlier ones end before that one starts.
     Segment end = segment;
     end.offset += segment.length;
     const auto next = std::lower_bound(places.begin(), places.end(), end, before);

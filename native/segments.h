@@ -14,8 +14,8 @@
 
 namespace dmloop {
 
-// A run of a table, in 512-byte sectors. `device` indexes a list of devices that the caller holds;
-// kZeroTarget stands for the zero target, which has none.
+// A run of a table, in 512-byte sectors. `device` is an index into the caller's list of
+// devices, or kZeroTarget for the zero target, which has none.
 struct Segment {
   uint64_t start;
   uint64_t length;
@@ -24,14 +24,14 @@ struct Segment {
 };
 
 inline constexpr int32_t kZeroTarget = -1;
-// In the table of a device beneath: a striped target, whose `offset` is the place of its parameters
-// among the table's stripes.
+// In the table of an underlying device: a striped target, whose `offset` is the position of its
+// parameters in the table's stripes.
 inline constexpr int32_t kStripedTarget = -3;
 inline constexpr uint64_t kSectorSize = 512;
-// Doubles a packed segment takes: start, length, device, offset.
+// Doubles in a packed segment: start, length, device, offset.
 inline constexpr size_t kSegmentColumns = 4;
 
-// Reads packed segments where they lie.
+// Reads packed segments in place.
 class SegmentView {
  public:
   explicit SegmentView(std::span<const double> rows) : rows_(rows) {}
@@ -49,8 +49,8 @@ class SegmentView {
 // Takes segments one by one, in the order of the device.
 using SegmentSink = std::function<void(const Segment&)>;
 
-// Segments in the order of the device. How they come about is the source's affair: a table that the
-// kernel has given is read, that of a file is worked out anew each time, which takes no memory.
+// Segments in the order of the device. The kernel's table is stored; that of a file is computed
+// each time, which takes no memory.
 class SegmentSource {
  public:
   virtual ~SegmentSource() = default;
@@ -58,7 +58,7 @@ class SegmentSource {
   virtual void ForEach(const SegmentSink& sink) const = 0;
 };
 
-// Packed segments, which the caller keeps.
+// Packed segments in the caller's memory.
 class PackedSegments : public SegmentSource {
  public:
   explicit PackedSegments(std::span<const double> rows) : view_(rows) {}
@@ -81,7 +81,7 @@ struct Layer {
   std::span<const double> stripes;
 };
 
-// One striped segment's parameters, read where they lie.
+// One striped segment's parameters, read in place.
 class StripeView {
  public:
   explicit StripeView(std::span<const double> numbers) : numbers_(numbers) {}
@@ -94,42 +94,42 @@ class StripeView {
   std::span<const double> numbers_;
 };
 
-// A filesystem's device taken down one step: a layer for each device of the step above.
+// One level of a stack: a layer for each device of the level above.
 using Level = std::vector<Layer>;
 
-// A part of a file, and the devices beneath it.
+// A part of a file, and its underlying devices.
 struct FilePart {
   std::shared_ptr<const ExtentList> extents;
   // The byte of the file that the part starts with, and its length in sectors.
   uint64_t offset;
   uint64_t length;
-  // What carries one of these flags becomes the zero target, as does what no extent covers.
+  // Extents with one of these flags become the zero target, as do holes.
   uint32_t zero_flags;
-  // The first level has one layer, that of the filesystem's device; all parts number the devices at
-  // the bottom alike.
+  // The first level has one layer, that of the filesystem's device; all parts have the same
+  // numbers for the devices at the bottom.
   std::vector<Level> levels;
 };
 
-// Files laid end to end on the devices at the bottom: extents as segments, each seen through the
-// layer of its device, level by level, split where a layer has a seam, and merged where the pieces
-// meet.
+// The segments of files, end to end, on the devices at the bottom: each extent is translated level
+// by level through the layer of its device, split where a layer is discontiguous, and merged where
+// neighbours are contiguous.
 class Layout : public SegmentSource {
  public:
-  // `keep` holds what the layers' numbers lie in. EINVAL when an address is not whole sectors, and
-  // when a segment reaches past its layer.
+  // `keep` owns the memory of the layers. EINVAL when an address is not a whole sector, and when a
+  // segment reaches past its layer.
   static Result<std::shared_ptr<const Layout>> Of(std::vector<FilePart> parts,
                                                   std::shared_ptr<const void> keep);
 
   size_t size() const override { return size_; }
   void ForEach(const SegmentSink& sink) const override;
-  // The devices at the bottom that something lies on, in the order of their first appearance: the
-  // segments count by it.
+  // The devices at the bottom that are in use, in the order of their first appearance. Segments
+  // have indexes into it.
   const std::vector<int32_t>& devices() const { return devices_; }
 
  private:
   Layout(std::vector<FilePart> parts, std::shared_ptr<const void> keep)
       : parts_(std::move(parts)), keep_(std::move(keep)) {}
-  // False where something does not add up.
+  // False where a part is inconsistent.
   template <typename Sink>
   bool Walk(const Sink& sink) const;
 
@@ -137,22 +137,22 @@ class Layout : public SegmentSource {
   std::shared_ptr<const void> keep_;
   size_t size_ = 0;
   std::vector<int32_t> devices_;
-  // For each device at the bottom its place among `devices_`.
+  // The index into `devices_` of each device at the bottom.
   std::vector<int32_t> numbers_;
 };
 
-// The first sector of a device that lies where another table's segments lie too; nothing when the
-// two share no block. `other` counts its devices as `segments` does.
+// The first sector of a device whose block another table has as well; nothing when the two share
+// none. `other` has the same numbers for its devices as `segments`.
 std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& other);
 
-// The first sector from which two tables are not the same; nothing when they are. For each device
+// The first sector at which two tables differ; nothing when they are the same. For each device
 // of the other, `other.devices` says which of `segments` it is.
 std::optional<uint64_t> FindDifferentSector(const SegmentSource& segments, const Layer& other);
 
-// EINVAL unless the layer's segments lie on devices that exist, stripes included.
+// EINVAL unless the layer's segments refer to existing devices, stripes included.
 Result<Nothing> CheckLayer(const Layer& layer);
 
-// EINVAL unless the rows are packed linear and zero segments on devices that exist.
+// EINVAL unless the rows are packed linear and zero segments on existing devices.
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count);
 
 }  // namespace dmloop

@@ -8,19 +8,19 @@
 #include "result.h"
 #include "unique_fd.h"
 
-// Small files read whole: those of sysfs and procfs, and our records.
+// Small files, read whole: those of sysfs and procfs, and the records in /run.
 namespace dmloop {
 
-// All that an open file has from where it stands.
+// The rest of an open file from its current position.
 Result<std::string> ReadAll(const UniqueFd& file);
 // A file's text; nothing when there is no such file.
 Result<std::optional<std::string>> ReadText(const std::string& path);
-// The text of the first of some files that there is.
+// The text of the first of some files that exists.
 Result<std::optional<std::string>> ReadFirst(const std::vector<std::string>& paths);
-// What is in a folder; nothing when it cannot be read.
+// The entries of a directory; empty when it cannot be read.
 std::vector<std::string> NamesIn(const std::string& path);
-// The files of a folder whose names end so, with their texts; none when there is no folder. One
-// that goes meanwhile is not in it.
+// The files of a directory whose names end with a suffix, with their texts; empty when there is no
+// directory. A file that is removed meanwhile is left out.
 using Folder = std::vector<std::pair<std::string, std::string>>;
 Result<Folder> ReadFolder(const std::string& path, const std::string& suffix);
 

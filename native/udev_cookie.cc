@@ -15,12 +15,12 @@ namespace {
 constexpr uint32_t kCookieMagic = 0x0d4d;
 constexpr int kKeyBits = 16;
 
-// What is in a set of ours; udev knows of the first only.
+// The semaphores of a set; udev knows the first only.
 constexpr unsigned short kEvents = 0;
 constexpr unsigned short kMaker = 1;
 constexpr int kSemaphores = 2;
 
-// Read and write for the owner, as libdm has it, and two bits that mean nothing to a semaphore.
+// Read and write for the owner, as libdm sets it, and two bits without a meaning for semaphores.
 constexpr int kMode = 0600 | 0101;
 
 // semctl(2) leaves its declaration to the caller.
@@ -38,8 +38,8 @@ bool IsOurs(const struct semid_ds& set) {
 
 bool IsGone(int error) { return error == EINVAL || error == EIDRM; }
 
-// Marks a set as that of this process, in one step with the look whether it is another's. EAGAIN
-// when its maker, or a sweep that found it without one, has it.
+// Claims a set for this process, atomically with the check that no other process has it. EAGAIN
+// when its creator has it, or a sweep that found it without one.
 Result<Nothing> Occupy(int semaphore, short events) {
   std::array<struct sembuf, 3> steps = {{
       {kMaker, 0, IPC_NOWAIT},
@@ -64,9 +64,10 @@ Result<int> SweepCookies() {
     struct semid_ds set;
     argument.status = &set;
     const int semaphore = semctl(index, 0, SEM_STAT, argument);
-    // A place that is empty, or a set that this process may not read.
+    // An unused slot, or a set that this process may not read.
     if (semaphore < 0 || !IsOurs(set)) continue;
-    // One that is just being made looks as if it had no maker: then its maker takes another.
+    // A set that is just being created has no creator yet: it is removed, and the creator takes
+    // another.
     if (Occupy(semaphore, 0).ok() && semctl(semaphore, 0, IPC_RMID) == 0) removed++;
   }
   return removed;
@@ -75,7 +76,7 @@ Result<int> SweepCookies() {
 Result<std::shared_ptr<const Cookie>> CreateCookie() {
   auto swept = SweepCookies();
   if (!swept.ok()) return swept.failure();
-  // 65,535 keys are shared by the whole system: one that is taken is skipped.
+  // The whole system shares 65,535 keys: one that is taken is skipped.
   constexpr int kAttempts = 1000;
   for (int attempt = 0; attempt < kAttempts; attempt++) {
     uint16_t base = 0;

@@ -6,15 +6,15 @@
 
 #include "result.h"
 
-// A udev cookie is a set of SysV semaphores, of which `dmsetup udevcomplete`, run by udev's last dm
-// rule, counts the first one down: the way libdm waits for udev (lvm2's libdm-common.c). Its key's
+// A udev cookie is a set of SysV semaphores. `dmsetup udevcomplete`, run by udev's last dm rule,
+// decrements the first one: this is how libdm waits for udev (lvm2's libdm-common.c). Its key's
 // low half travels through the kernel in event_nr and comes out as DM_COOKIE in the uevent.
 //
-// Nobody else would ever remove the cookie of a killed process, so ours say themselves that they
-// are ours, from the moment they are there, and whether their maker lives. libdm makes sets of one
-// semaphore with mode 0600; ours have a second semaphore and a mode of their own, whose additional
-// bits give nobody anything (semget(2)). The second semaphore is 1 while the maker lives: the
-// kernel takes that back when a process ends, however it ends (SEM_UNDO, exit_sem in ipc/sem.c).
+// Nobody else removes the cookie of a killed process, so it must tell from the moment it exists
+// that it belongs to this library, and whether its creator lives. libdm creates sets of one
+// semaphore with mode 0600; these have a second semaphore and a mode of their own, whose additional
+// bits grant nothing (semget(2)). The second semaphore is 1 while the creator lives: the kernel
+// resets it when the process ends, however it ends (SEM_UNDO, exit_sem in ipc/sem.c).
 namespace dmloop {
 
 // Removed with its last owner at the latest.
@@ -27,7 +27,7 @@ class Cookie {
 
   // The low half of its key, which is never 0.
   uint16_t base() const { return base_; }
-  // How many events are still awaited.
+  // The number of pending events.
   Result<int> PendingEvents() const;
   Result<Nothing> Destroy() const;
 
@@ -37,9 +37,9 @@ class Cookie {
   uint16_t base_;
 };
 
-// A new cookie with one event awaited. Those of dead processes are removed first.
+// Creates a cookie with one pending event. Those of dead processes are removed first.
 Result<std::shared_ptr<const Cookie>> CreateCookie();
-// Removes the cookies of ours whose makers are dead; how many they were.
+// Removes the cookies of this library whose creators are dead. Returns how many.
 Result<int> SweepCookies();
 
 }  // namespace dmloop
