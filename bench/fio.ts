@@ -24,7 +24,7 @@ const CLOCK = `${FOLDER}/clock`
 const section = (name: string, options: Record<string, string | number>): string =>
   [`[${name}]`, 'stonewall', ...Object.entries(options).map((pair) => pair.join('='))].join('\n')
 
-/** Does nothing but write down how long the processors have been busy by now. */
+/** Only records how long the processors have been busy so far. */
 const LOOK = section('look', {
   ioengine: 'null',
   size: '4k',

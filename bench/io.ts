@@ -31,7 +31,7 @@ interface Device {
 /**
  * All that is compared is there at the same time, so that each can run right after the other, which maps
  * that come and go in between would keep it from. A mapped file takes no writes but those of its device,
- * so the rest have files of their own, which lie in as many pieces: the same seed makes them. The loop
+ * so the rest have files of their own, in as many pieces: the same seed makes them. The loop
  * device without direct I/O has one for itself as well: it leaves pages in the file's cache, and
  * whoever writes past that cache has to throw them out first. The table made by hand is of the very
  * blocks of the mapping.
@@ -76,7 +76,7 @@ const rows = new Map<string, Row[]>(Object.keys(WORKLOADS).map((workload) => [wo
 function measure(file: string, devices: readonly Device[]): void {
   for (const [workload, options] of Object.entries(WORKLOADS)) {
     const rounds = compare(devices, options)
-    // Within a round only: the machine beneath may have become another one by the next.
+    // Within a round only: the machine may be a different one in the next.
     const ratios = (name: string, to: string): Row[string] =>
       name === to || name === 'raw'
         ? ''

@@ -4,7 +4,7 @@ import { cpus, release } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import type { Result, Row, Spread } from './results.js'
 
-/** How often two things are run in turn: the machine beneath may be shared, so only ratios count. */
+/** How often two things are run in turn: the machine may be shared, so only ratios count. */
 export const PAIRS = 7
 
 /** Before the line of JSON that a bench in the guest ends with. */

@@ -96,7 +96,7 @@ async function demonstrate(directory: string): Promise<void> {
   const image = makeImage(directory)
   showRun('ls', '-l', image)
 
-  step('Where its blocks lie: planFile')
+  step('Where it is stored: planFile')
   showPlan(await planFile(image))
 
   step('A block device over them: mapFile')
@@ -139,7 +139,7 @@ async function demonstrate(directory: string): Promise<void> {
   }
 }
 
-/** In the guest: an ext4 on a 1:1 dm-linear over a ram disk, for the image to lie on. */
+/** In the guest: an ext4 on a 1:1 dm-linear over a ram disk, which stores the image. */
 function makeHost(): string {
   const mountPoint = '/tmp/host'
   const sectors = run('blockdev', '--getsz', '/dev/ram0').trim()

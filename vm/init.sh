@@ -26,7 +26,7 @@ mount_host() {
 }
 
 if [ -n "$DMLOOP_VM_LAYER" ] && [ -z "$DMLOOP_VM_LAYERED" ]; then
-  # Without root on the host nothing could be installed there: the packages lie over the host's files
+  # Without root on the host nothing could be installed there: the packages are laid over the host's files
   # in a layer of their own, and changes to either go to memory.
   mount -t proc proc /proc
   mount -t tmpfs tmpfs /tmp

@@ -24,7 +24,7 @@ const openFifo = (allowance = 0): Promise<number> =>
 const close = (fd: number): Promise<void> => result(native.close(fd))
 
 /** Has every call that waits for the FIFO come back. */
-async function letGo(): Promise<void> {
+async function release(): Promise<void> {
   const writer = createWriteStream(fifo)
   await once(writer, 'open')
   writer.destroy()
@@ -74,7 +74,7 @@ await t.test('a stuck call rejects in time, and what it comes to is taken back',
     t.ok(after > 550 && after < 1500, `after ${after.toFixed(0)} ms`)
   }
   t.strictSame(stopped, [])
-  await letGo()
+  await release()
   await eventually(() => stopped.length === COUNT && descriptors() === before)
   t.equal(descriptors(), before, 'all that was opened is closed')
   t.match(stopped, Array(COUNT).fill({ code: 'DMLOOP_TIMEOUT' }), 'the walks were told to stop')
@@ -87,7 +87,7 @@ await t.test('a stuck call does not hold an abort up', async (t) => {
   const { error, after } = await rejection(withDeadline(patience, () => openFifo(), close))
   t.equal(error, reason)
   t.ok(after > 500 && after < 1500, `after ${after.toFixed(0)} ms`)
-  await letGo()
+  await release()
 })
 
 await t.test('an abort that is not held up waits for the walk', async (t) => {
@@ -110,7 +110,7 @@ await t.test('a call that may take long does', async (t) => {
   const patience = { timeout: 0, signal: undefined }
   const opened = withDeadline(patience, () => openFifo(60_000))
   await sleep(1000)
-  await letGo()
+  await release()
   await close(await opened)
   t.pass('and comes back')
 })
@@ -121,7 +121,7 @@ await t.test('the kernel is not to blame for a busy event loop', async (t) => {
   await sleep(100)
   for (const end = performance.now() + 1500; performance.now() < end;);
   await sleep(20)
-  await letGo()
+  await release()
   await close(await opened)
   t.pass('nor for a process that was stopped')
 })
@@ -134,7 +134,7 @@ await t.test('the stack leads to the caller', async (t) => {
   t.match((own.error as DmloopError).stack, /theCaller/)
   const late = await rejection(theCaller(() => openFifo().then(close)))
   t.match((late.error as DmloopError).stack, /theCaller/)
-  await letGo()
+  await release()
 })
 
 await t.test('a pending call keeps the process, but not from its exit', async (t) => {
@@ -151,7 +151,7 @@ await t.test('a pending call keeps the process, but not from its exit', async (t
   }
   const exits = await run('setTimeout(() => process.exit(3), 300)')
   t.match(exits, { status: 3 }, `process.exit() took ${exits.after.toFixed(0)} ms`)
-  setTimeout(() => void letGo(), 2000)
+  setTimeout(() => void release(), 2000)
   t.match(await run(''), { status: 7 }, 'without, it goes on until the call is back')
   const idle = `import '${library}'`
   t.doesNotThrow(() => {

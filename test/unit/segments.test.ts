@@ -19,7 +19,7 @@ type Place = [device: number, sector: number]
 
 const pack = (rows: Float64Array): ExtentList => native.packExtents(rows)
 
-/** Where one sector of a device lies on the level below, found row by row. */
+/** Where one sector of a device is on the level below, found row by row. */
 function placeBelow(layer: Layer, sector: number): Place {
   for (let row = 0; row < layer.rows.length; row += 4) {
     const [start = 0, length = 0, device = 0, offset = 0] = layer.rows.subarray(row, row + 4)
@@ -126,7 +126,7 @@ function randomExtents(
 
 const CASES = 10_000
 
-await t.test(`${CASES} random files on random stacks lie where they should`, async (t) => {
+await t.test(`${CASES} random files on random stacks are where they should be`, async (t) => {
   const random = randomNumbers(20_06)
   let checked = 0
   let levelsSeen = 0

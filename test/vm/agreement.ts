@@ -49,7 +49,7 @@ const xfsFiemap = (file: string): Run[] =>
 
 for (const filesystem of ['ext4', 'xfs']) {
   await t.test(filesystem, async (t) => {
-    // mkfs.xfs wants to be forced where the seams lie across the disk's blocks.
+    // mkfs.xfs wants to be forced where the seams cross the disk's blocks.
     const mkfs = filesystem === 'xfs' ? '-f' : ''
     const host = makeHost(filesystem, manySegments(7, 3), { name: 'host', mkfs })
     const shapes: [bytes: number, extents: number][] = [
@@ -209,7 +209,7 @@ await t.test('verify() finds what has changed', async (t) => {
     problems: [{ code: 'DMLOOP_FILE_CHANGED', file, offset: 65536 }],
   })
 
-  // Made while the first is there, or it might lie where that was.
+  // Made while the first is there, or it might take the place of that.
   fragmentedFile(`${file}.other`, 1 << 20, 3, 2)
   sh(`rm ${file}`)
   t.match(await device.verify(), { ok: false, problems: [{ code: 'DMLOOP_FILE_CHANGED', file }] })

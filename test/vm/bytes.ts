@@ -23,7 +23,7 @@ const FILES = scaled(filesystem === 'vfat' ? 50 : 40)
 const HOSTS: Record<string, Parameters<typeof makeHost>[2]> = {
   f2fs: { mkfs: '-q', mount: '-o noinline_data' },
   vfat: { mkfs: '-F 32 -s 2' },
-  // A ram disk of newer kernels has blocks of 4 KiB, and the seams lie at any sector.
+  // A ram disk of newer kernels has blocks of 4 KiB, and the seams are at any sector.
   xfs: { mkfs: '-f' },
 }
 /** Nothing can hold a file of vfat still: the caller must. */

@@ -1,4 +1,4 @@
-// An image in an image: what is mapped lies on the outer mapping, which cannot go before it.
+// An image in an image: what is mapped uses the outer mapping, which cannot be removed before it.
 import { closeSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { listMappings, mapFile, planFile, wrapDevice, type MappedDevice } from 'dmloop'
@@ -24,8 +24,8 @@ function writeTo(path: string, text: string, at: number): void {
 /** What a device is called in messages about it. */
 const numberOf = ({ major, minor }: MappedDevice): string => `${major}:${minor}`
 
-/** The devices that a table lies on. */
-const beneath = ({ name }: MappedDevice): string[] => [
+/** The devices of a table. */
+const underlying = ({ name }: MappedDevice): string[] => [
   ...new Set([...sh(`dmsetup table ${name}`).matchAll(/linear (\S+)/g)].map(([, on = '']) => on)),
 ]
 
@@ -75,7 +75,7 @@ const LAYERS: Record<string, { make: (on: MappedDevice) => Promise<string>; undo
   }
 
 for (const [what, { make, undo }] of Object.entries(LAYERS)) {
-  await t.test(`through ${what} it lies on the mapping`, async (t) => {
+  await t.test(`through ${what} it is stored on the mapping`, async (t) => {
     const outer = await mapFile(`${host.path}/outer.img`)
     const layer = await make(outer)
     sh(`mkfs.ext4 -q ${layer}; mount ${layer} /tmp/inside`)
@@ -85,7 +85,7 @@ for (const [what, { make, undo }] of Object.entries(LAYERS)) {
     t.strictSame(plan.problems, [])
     const inner = await mapFile(file, { verify: 'full' })
     t.equal(sh(`dmsetup table ${inner.name}`), plan.toTable(), 'as planned')
-    t.strictSame(beneath(inner), [numberOf(outer)], 'on the mapping, and not on the disk')
+    t.strictSame(underlying(inner), [numberOf(outer)], 'on the mapping, and not on the disk')
     t.strictSame(await inner.verify({ content: 'full' }), OK)
     t.strictSame(await outer.verify(), OK)
     await t.rejects(outer.unmap({ timeout: 0 }), {
@@ -117,7 +117,11 @@ await t.test('three levels deep', async (t) => {
   for (const level of [1, 2, 3]) {
     makeImage(`${at}/${level}.img`, 32 >> level)
     const mapping = await mapFile(`${at}/${level}.img`, { verify: 'full' })
-    t.strictSame(beneath(mapping), [mappings[0] ? numberOf(mappings[0]) : '1:0'], `level ${level}`)
+    t.strictSame(
+      underlying(mapping),
+      [mappings[0] ? numberOf(mappings[0]) : '1:0'],
+      `level ${level}`,
+    )
     mappings.unshift(mapping)
     if (level === 3) break
     const wrapper = await wrapDevice(mapping.path, { name: `level-${level}` })

@@ -77,7 +77,7 @@ await t.test('what changes while it is being mapped is found before it goes live
     await t.rejects(mapFile(file, options), CHANGED, 'its extents')
     native.dmLoad = dmLoad
 
-    // The layers beneath.
+    // The underlying layers.
     let loaded = false
     native.dmLoad = async (...args) => {
       loaded = true
@@ -90,7 +90,7 @@ await t.test('what changes while it is being mapped is found before it goes live
       }
       return answer
     }
-    await t.rejects(mapFile(file, options), CHANGED, 'the devices beneath')
+    await t.rejects(mapFile(file, options), CHANGED, 'the underlying devices')
   } finally {
     Object.assign(native, { dmLoad, dmStack })
   }

@@ -49,7 +49,7 @@ const REFUSALS: Refusal[] = [
   {
     name: 'unwritten',
     make: (file) => {
-      // All of it at once: what is added later may lie elsewhere, and be another extent.
+      // All of it at once: what is added later may be stored elsewhere, and be another extent.
       sh(`fallocate -l 256K ${file}
           dd if=/dev/urandom of=${file} bs=64K count=1 conv=notrunc,fsync status=none`)
     },
@@ -239,7 +239,7 @@ await t.test('filesystems and devices', async (t) => {
   t.match((await planFile('/tmp/plain/image')).problems, [{ message: /"slow" \(delay\)/ }])
   sh('umount /tmp/plain')
 
-  // A linear layer on top of it can be taken away, and the one beneath serves.
+  // A linear layer on top of it can be removed, and the one under it serves.
   sh(
     'dmsetup create top',
     `0 131072 linear ${sh('dmsetup info -c --noheadings -o major,minor slow').trim()} 0`,

@@ -66,7 +66,7 @@ const luks = (device: string, name: string): void => {
   sh(`printf secret | cryptsetup open --key-file - ${device} ${name}`)
 }
 
-/** A volume of a group whose only disk is encrypted: what is mapped lies on top of the encryption. */
+/** A volume of a group whose only disk is encrypted: the mapping is on top of the encryption. */
 function volumeOnLuks(): string {
   sh(`${CREATE} -L ${SIZE + 60}M -n encrypted vg`)
   luks('/dev/vg/encrypted', 'clear')
@@ -76,7 +76,7 @@ function volumeOnLuks(): string {
 
 interface Stack {
   make: () => string
-  /** The device that the segments lie on, as `dmsetup table` shows it. */
+  /** The device of the segments, as `dmsetup table` shows it. */
   on: RegExp
 }
 
@@ -277,7 +277,7 @@ const CHANGES: Record<string, Change> = {
     message: /and "vg-volume" is suspended/,
     frozen: true,
   },
-  'a suspended disk beneath': {
+  'a suspended underlying disk': {
     begin: 'dmsetup suspend slow',
     end: 'dmsetup resume slow',
     message: /on dm-\d+ "slow" .*, and "slow" is suspended/,
@@ -302,7 +302,7 @@ for (const [what, { begin, end, message, frozen = false }] of Object.entries(CHA
     // Not from the start: LVM would find its label on the disk itself as well.
     sh('dmsetup create slow --table "0 819200 delay 1:1 8192 0"')
     sh(`wipefs -aq /dev/ram0 /dev/mapper/slow; vgcreate -q -y vg /dev/ram0 /dev/mapper/slow 2>&1
-        ${CREATE} -L 200M -n volume vg ${what.includes('beneath') ? '/dev/mapper/slow' : '/dev/ram0'}
+        ${CREATE} -L 200M -n volume vg ${what.includes('underlying') ? '/dev/mapper/slow' : '/dev/ram0'}
         mkfs.ext4 -q /dev/vg/volume; mount /dev/vg/volume /tmp/at`)
     t.teardown(() => sh('umount /tmp/at; vgremove -q -ff -y vg; dmsetup remove --retry slow'))
     const file = '/tmp/at/image'

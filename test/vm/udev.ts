@@ -104,11 +104,11 @@ await t.test('udevScan: false', async (t) => {
 
 await t.test('wrapDevice with udevScan: false', async (t) => {
   const length = (8 << 20) / 512
-  sh('dmsetup create beneath', `0 ${length} linear 1:1 0`)
-  sh(`mkfs.ext4 -qF -E nodiscard /dev/mapper/beneath; udevadm settle`)
-  const wrapped = await wrapDevice('/dev/mapper/beneath', { name: 'wrap', udevScan: false })
+  sh('dmsetup create disk', `0 ${length} linear 1:1 0`)
+  sh(`mkfs.ext4 -qF -E nodiscard /dev/mapper/disk; udevadm settle`)
+  const wrapped = await wrapDevice('/dev/mapper/disk', { name: 'wrap', udevScan: false })
   t.strictSame(seen(wrapped), UNSEEN, 'wrapped')
-  sh(`dmsetup reload beneath --table '0 ${2 * length} linear 1:1 0'; dmsetup resume beneath`)
+  sh(`dmsetup reload disk --table '0 ${2 * length} linear 1:1 0'; dmsetup resume disk`)
   await wrapped.extend()
   t.equal(wrapped.size, 16 << 20)
   t.strictSame(seen(wrapped), UNSEEN, 'extended')
@@ -116,13 +116,13 @@ await t.test('wrapDevice with udevScan: false', async (t) => {
   t.strictSame(seen(wrapped), UNSEEN, 'an event from outside')
   await wrapped.unmap()
 
-  const plain = await wrapDevice('/dev/mapper/beneath', { name: 'wrap' })
+  const plain = await wrapDevice('/dev/mapper/disk', { name: 'wrap' })
   t.match(seen(plain).found.join('\n'), 'ID_FS_UUID', 'without it')
-  sh(`dmsetup reload beneath --table '0 ${3 * length} linear 1:1 0'; dmsetup resume beneath`)
+  sh(`dmsetup reload disk --table '0 ${3 * length} linear 1:1 0'; dmsetup resume disk`)
   await plain.extend()
   t.match(seen(plain).found.join('\n'), 'ID_FS_UUID', 'as it was, extended')
   await plain.unmap()
-  sh('dmsetup remove --retry beneath')
+  sh('dmsetup remove --retry disk')
   clean(t)
 })
 

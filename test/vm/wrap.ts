@@ -11,7 +11,7 @@ await t.test('the example', (t) => {
   const example = fileURLToPath(new URL('../../examples/wrap.js', import.meta.url))
   const said = execFileSync(process.execPath, [example, '/dev/ram0'], { encoding: 'utf8' })
   t.match(said, /^\/dev\/ram0 is \/dev\/mapper\/wrapped$/m)
-  t.match(said, /^0 \d+ linear 1:0 \d+$/m, 'its segments lie on the disk')
+  t.match(said, /^0 \d+ linear 1:0 \d+$/m, 'its segments are on the disk')
   t.match(said, /^device and file are the same$/m)
   t.match(said, /^\/dev\/ram0 is itself again$/m)
   t.strictSame([deviceNames(), leftFiles()], [[], []])
