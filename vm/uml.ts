@@ -1,4 +1,5 @@
 // User-Mode Linux: a kernel with one processor that runs as a process of this machine.
+import { symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Kernel } from './kernel.js'
@@ -11,9 +12,12 @@ export const uml: Kernel = {
   programs: { 'linux.uml': 'user-mode-linux' },
   command: ({ options, layer, directory, parameters }) => {
     const kernel = programCommand('linux.uml', layer)
+    // LD_PRELOAD is a list separated by spaces, and the project's path may have some.
+    const preload = join(directory, 'xstate.so')
+    symlinkSync(XSTATE, preload)
     return [
       'env',
-      `LD_PRELOAD=${XSTATE}`,
+      `LD_PRELOAD=${preload}`,
       ...kernel,
       `mem=${options.memory}`,
       'root=/dev/root',
