@@ -126,7 +126,7 @@ async function demonstrate(directory: string): Promise<void> {
       run('umount', mountPoint)
     }
     const { ok } = await device.verify()
-    show(`${ok ? paint('green', '✓') : '✗'} verify(): the device still shows the file’s own blocks`)
+    show(`${ok ? paint('green', '✓') : '✗'} verify(): the device still maps the file’s own blocks`)
     const written = await sha256(device.path)
 
     step('Unmapped: the file holds what was written')
