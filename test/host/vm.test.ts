@@ -1,10 +1,10 @@
 // The kernel bench itself.
 import { spawn } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 
-const CLI = fileURLToPath(new URL('../../vm/cli.js', import.meta.url))
+const CLI = 'out/vm/cli.js'
 t.setTimeout(180_000)
 
 interface Outcome {
@@ -13,9 +13,16 @@ interface Outcome {
   stderr: string
 }
 
-function vm(args: string[], until?: (stdout: string) => boolean): Promise<Outcome> {
+function vm(
+  args: string[],
+  until?: (stdout: string) => boolean,
+  project = process.cwd(),
+): Promise<Outcome> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(process.execPath, [join(project, CLI), ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      cwd: project,
+    })
     const outcome = { status: 0, stdout: '', stderr: '' } as Outcome
     child.stdout.on('data', (data: Buffer) => {
       outcome.stdout += data.toString()
@@ -47,6 +54,17 @@ await t.test('the command’s status, streams, arguments and directory', async (
   t.equal(status, 42)
   t.equal(stdout, `out\n${process.cwd()}\n<a 'b' "c" $d>\n0\n`)
   t.equal(stderr, 'err\n')
+})
+
+await t.test('a checkout under /tmp, with a space in its path', async (t) => {
+  const folder = mkdtempSync('/tmp/dmloop a ')
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  for (const part of ['out/vm', 'vm', 'build/Release/uml-xstate.so', 'package.json']) {
+    cpSync(part, join(folder, part), { recursive: true })
+  }
+  const { status, stdout } = await vm(['pwd'], undefined, folder)
+  t.equal(status, 0)
+  t.equal(stdout, `${folder}\n`)
 })
 
 await t.test('what is in the guest', async (t) => {
