@@ -38,7 +38,7 @@ std::optional<uint64_t> NumberOf(const std::string& device) {
   if (colon.ec != std::errc{} || colon.ptr == end || *colon.ptr != ':') return std::nullopt;
   const auto rest = std::from_chars(colon.ptr + 1, end, minor);
   if (rest.ec != std::errc{} || rest.ptr != end) return std::nullopt;
-  return gnu_dev_makedev(major, minor);
+  return makedev(major, minor);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "file_handle.h"
 #include "guard.h"
 #include "progress.h"
+#include "statx.h"
 
 namespace dmloop {
 

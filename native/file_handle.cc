@@ -97,7 +97,7 @@ Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t m
   struct stat stat;
   if (fstat(found.get(), &stat) < 0) return LastFailure("fstat", place);
   const bool opens = S_ISDIR(stat.st_mode) || S_ISREG(stat.st_mode);
-  if (!opens || stat.st_dev != gnu_dev_makedev(major, minor)) return Failure{EXDEV, "open", place};
+  if (!opens || stat.st_dev != makedev(major, minor)) return Failure{EXDEV, "open", place};
   auto mount = Reopen(found.get(), O_RDONLY);
   if (!mount.ok()) return mount.failure();
   Entering("open_by_handle_at");

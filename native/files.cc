@@ -10,6 +10,7 @@
 #include <array>
 
 #include "progress.h"
+#include "statx.h"
 
 namespace dmloop {
 

@@ -45,7 +45,7 @@ void AddQuotaFiles(int fd, const std::string& device, std::vector<FilesystemFile
   // Before Linux 5.14 a filesystem is named by its device. A filesystem without quotas has the same
   // error.
   if (answer < 0 && errno == ENOSYS) {
-    answer = quotactl(command, device.c_str(), 0, reinterpret_cast<caddr_t>(&state));
+    answer = quotactl(command, device.c_str(), 0, reinterpret_cast<char*>(&state));
   }
   if (answer < 0) return;
   files.push_back({kUserQuota, state.qs_uquota.qfs_ino});

@@ -84,18 +84,9 @@ Result<Status> GetStatus(uint32_t number) {
   // The kernel's huge_encode_dev, which is glibc's dev_t as well.
   const dev_t host = found.lo_device;
   const dev_t file = found.lo_rdevice;
-  return Status{number,
-                gnu_dev_major(node.st_rdev),
-                gnu_dev_minor(node.st_rdev),
-                gnu_dev_major(host),
-                gnu_dev_minor(host),
-                found.lo_inode,
-                gnu_dev_major(file),
-                gnu_dev_minor(file),
-                found.lo_offset,
-                found.lo_sizelimit,
-                found.lo_flags,
-                NameOf(found)};
+  return Status{number,          major(node.st_rdev), minor(node.st_rdev), major(host),
+                minor(host),     found.lo_inode,      major(file),         minor(file),
+                found.lo_offset, found.lo_sizelimit,  found.lo_flags,      NameOf(found)};
 }
 
 std::vector<Status> List() {

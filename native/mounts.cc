@@ -121,7 +121,7 @@ std::vector<Mount> ForeignMounts() {
 
 std::vector<std::string> OpenPlaces(uint32_t major, uint32_t minor) {
   std::vector<std::string> places;
-  const dev_t device = gnu_dev_makedev(major, minor);
+  const dev_t device = makedev(major, minor);
   const auto add = [&](std::string place) {
     struct stat found;
     Entering("stat");
