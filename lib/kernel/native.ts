@@ -1,7 +1,7 @@
 // The native addon, typed. It reports facts and failures; errors are made here, on the caller's stack.
 import { AsyncLocalStorage } from 'node:async_hooks'
-import bindings from 'bindings'
 import { systemError } from './errors.js'
+import { loadAddon } from './load-addon.js'
 import type { AddressCall } from './policy.js'
 
 declare const opaque: unique symbol
@@ -295,7 +295,7 @@ interface Addon {
 
 function load(): Addon {
   try {
-    return bindings('dmloop') as Addon
+    return loadAddon() as Addon
   } catch (error) {
     throw new Error(
       `dmloop's native addon could not be loaded for ${process.platform} ${process.arch}, ` +
