@@ -3,6 +3,8 @@
     # Set by native/build.mjs. Warnings are errors in a checkout, not on a user's machine.
     'strict%': 0,
     'sanitize%': 'none',
+    # Set by native/prebuilds.mjs: for other machines, older ones among them.
+    'prebuilt%': 0,
   },
   'target_defaults': {
     'cflags': ['-Wall', '-Wextra', '-Wpedantic', '-fstack-protector-strong', '-fstack-clash-protection'],
@@ -59,6 +61,9 @@
       'defines': ['NAPI_VERSION=8', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
       # The last worker thread that ends unloads it, while calls that are stuck have yet to return to it.
       'ldflags': ['-Wl,-z,nodelete'],
+      'conditions': [
+        ['prebuilt==1', {'sources': ['native/older_systems.cc']}],
+      ],
     },
   ],
   'conditions': [
