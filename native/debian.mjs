@@ -11,7 +11,7 @@ export const MACHINES = {
 export function run(command, args, options) {
   return execFileSync(command, args, {
     encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
     maxBuffer: 2 ** 28,
     ...options,
   })
