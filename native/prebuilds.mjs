@@ -1,5 +1,5 @@
 // npm run prebuilds [-- TARGET ...]: the addon for machines without a compiler, into prebuilds/, where
-// lib/load-addon.ts looks for it. It is cross-compiled on Debian 12 (x64) with Debian's own compilers,
+// lib/kernel/load-addon.ts looks for it. It is cross-compiled on Debian 12 (x64) with Debian's own compilers,
 // and held against what the oldest systems that Node 20 runs on have.
 import {
   cpSync,
