@@ -38,6 +38,7 @@
         'native/file_handle.cc',
         'native/files.cc',
         'native/filesystem_files.cc',
+        'native/filesystem_uuid.cc',
         'native/guard.cc',
         'native/js_calls.cc',
         'native/js_device_mapper.cc',

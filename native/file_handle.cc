@@ -85,10 +85,7 @@ Result<std::optional<std::string>> GetHandle(int fd) {
   return std::optional(std::move(text));
 }
 
-Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t minor,
-                            const std::string& handle) {
-  HandleBuffer buffer = {};
-  if (!Parse(handle, buffer)) return Failure{EINVAL, "open_by_handle_at"};
+Result<UniqueFd> OpenPlace(const std::string& place, uint32_t major, uint32_t minor) {
   // Looked at before it is opened: the path may lead anywhere, and to open a device can do
   // something.
   Entering("open");
@@ -98,7 +95,14 @@ Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t m
   if (fstat(found.get(), &stat) < 0) return LastFailure("fstat", place);
   const bool opens = S_ISDIR(stat.st_mode) || S_ISREG(stat.st_mode);
   if (!opens || stat.st_dev != makedev(major, minor)) return Failure{EXDEV, "open", place};
-  auto mount = Reopen(found.get(), O_RDONLY);
+  return Reopen(found.get(), O_RDONLY);
+}
+
+Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t minor,
+                            const std::string& handle) {
+  HandleBuffer buffer = {};
+  if (!Parse(handle, buffer)) return Failure{EINVAL, "open_by_handle_at"};
+  auto mount = OpenPlace(place, major, minor);
   if (!mount.ok()) return mount.failure();
   Entering("open_by_handle_at");
   UniqueFd file(

@@ -15,9 +15,12 @@ namespace dmloop {
 // where the filesystem has no handles (EOPNOTSUPP), or longer ones than a local filesystem has.
 Result<std::optional<std::string>> GetHandle(int fd);
 
-// Opens a regular file for reading by its handle. `place` is any directory or regular file on a
-// mount of its filesystem, which has this device: EXDEV where it leads to another filesystem by
-// now. ESTALE when the filesystem has no such file. Needs CAP_DAC_READ_SEARCH.
+// Opens a directory or regular file for reading, on the filesystem that has this device: EXDEV
+// where the path leads to another filesystem by now, or to anything else.
+Result<UniqueFd> OpenPlace(const std::string& place, uint32_t major, uint32_t minor);
+
+// Opens a regular file for reading by its handle; `place` as for OpenPlace. ESTALE when the
+// filesystem has no such file. Needs CAP_DAC_READ_SEARCH.
 Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t minor,
                             const std::string& handle);
 

@@ -87,6 +87,20 @@ Napi::Value OpenFileByHandleJs(const Napi::CallbackInfo& info) {
       OpenedValue);
 }
 
+Napi::Value FilesystemUuidJs(const Napi::CallbackInfo& info) {
+  const auto major = SafeInteger(info[0]);
+  const auto minor = SafeInteger(info[1]);
+  if (!major || !minor) return Reject(info.Env(), "filesystemUuid(major, minor)");
+  return PromiseWorker<std::optional<std::string>>::Run(
+      info.Env(),
+      [major = static_cast<uint32_t>(*major), minor = static_cast<uint32_t>(*minor)] {
+        return FilesystemUuid(major, minor);
+      },
+      [](Napi::Env env, std::optional<std::string>& uuid) -> Napi::Value {
+        return StringOrUndefined(env, uuid);
+      });
+}
+
 Napi::Object MountObject(Napi::Env env, const Mount& mount) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("major", mount.major);
@@ -321,6 +335,7 @@ Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
 void AddFiles(Napi::Object& exports) {
   Add(exports, "openFile", OpenFileJs);
   Add(exports, "openFileByHandle", OpenFileByHandleJs);
+  Add(exports, "filesystemUuid", FilesystemUuidJs);
   Add(exports, "listMounts", ListMountsJs);
   Add(exports, "open", OpenJs);
   Add(exports, "identify", IdentifyJs);

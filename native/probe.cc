@@ -12,6 +12,7 @@
 
 #include "file_handle.h"
 #include "files.h"
+#include "filesystem_uuid.h"
 #include "mounts.h"
 #include "progress.h"
 #include "small_files.h"
@@ -128,46 +129,43 @@ Result<OpenedFile> OpenFile(const std::string& path) {
 
 namespace {
 
-// Tries a handle at one place after another.
-class HandleSearch {
- public:
-  HandleSearch(uint32_t major, uint32_t minor, const std::string& handle)
-      : major_(major), minor_(minor), handle_(handle) {}
-
-  // Whether it is known by now what becomes of the search.
-  bool At(const std::string& place) {
-    auto fd = OpenHandle(place, major_, minor_, handle_);
-    // Only the filesystem itself says ESTALE or gives the file: what else fails is the way there.
-    if (fd.ok() || fd.failure().error == ESTALE) outcome_.emplace(std::move(fd));
-    return outcome_.has_value();
-  }
-  bool In(const std::vector<Mount>& mounts) {
+// Tries one place of a filesystem after another, until a call says that it has what it came for.
+template <typename At>
+bool AtAnyPlace(uint32_t major, uint32_t minor, At at) {
+  const auto in = [&](const std::vector<Mount>& mounts) {
     return std::any_of(mounts.begin(), mounts.end(), [&](const Mount& mount) {
-      return mount.major == major_ && mount.minor == minor_ && At(mount.place);
+      return mount.major == major && mount.minor == minor && at(mount.place);
     });
-  }
-  bool Anywhere() {
-    if (In(OwnMounts()) || In(ForeignMounts())) return true;
-    const auto places = OpenPlaces(major_, minor_);
-    return std::any_of(places.begin(), places.end(), [&](const auto& place) { return At(place); });
-  }
-  Result<UniqueFd> Take() { return std::move(*outcome_); }
-
- private:
-  uint32_t major_;
-  uint32_t minor_;
-  const std::string& handle_;
-  std::optional<Result<UniqueFd>> outcome_;
-};
+  };
+  if (in(OwnMounts()) || in(ForeignMounts())) return true;
+  const auto places = OpenPlaces(major, minor);
+  return std::any_of(places.begin(), places.end(), at);
+}
 
 }  // namespace
 
 Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle) {
-  HandleSearch search(major, minor, handle);
-  if (!search.Anywhere()) return Failure{ENODEV, "open_by_handle_at"};
-  auto fd = search.Take();
-  if (!fd.ok()) return fd.failure();
-  return Opened(std::move(fd.value()));
+  Result<UniqueFd> outcome = Failure{ENODEV, "open_by_handle_at"};
+  AtAnyPlace(major, minor, [&](const std::string& place) {
+    auto fd = OpenHandle(place, major, minor, handle);
+    // Only the filesystem itself says ESTALE or gives the file: what else fails is the way there.
+    if (!fd.ok() && fd.failure().error != ESTALE) return false;
+    outcome = std::move(fd);
+    return true;
+  });
+  if (!outcome.ok()) return outcome.failure();
+  return Opened(std::move(outcome.value()));
+}
+
+Result<std::optional<std::string>> FilesystemUuid(uint32_t major, uint32_t minor) {
+  std::optional<std::string> uuid;
+  AtAnyPlace(major, minor, [&](const std::string& place) {
+    auto fd = OpenPlace(place, major, minor);
+    if (!fd.ok()) return false;
+    uuid = UuidOf(fd.value().get());
+    return true;
+  });
+  return uuid;
 }
 
 }  // namespace dmloop

@@ -51,5 +51,8 @@ Result<OpenedFile> OpenFile(const std::string& path);
 // which has this device: in this mount namespace, or in that of any process that /proc shows.
 // ESTALE when the filesystem has no such file; ENODEV when nothing leads to the filesystem.
 Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle);
+// The UUID of a filesystem, which has this device and is found in the same way; nothing where
+// nothing leads to it, or the kernel does not tell.
+Result<std::optional<std::string>> FilesystemUuid(uint32_t major, uint32_t minor);
 
 }  // namespace dmloop

@@ -42,8 +42,8 @@ async function describeOne(device: string): Promise<string> {
   return `${name}${quoted}${kind === undefined ? '' : ` (${kind})`}`
 }
 
-/** The devices that a device is made of. */
-async function underlyingDevices(device: string): Promise<string[]> {
+/** The devices that a device is made of, as "major:minor". */
+export async function underlyingDevices(device: string): Promise<string[]> {
   const names = await readdir(`/sys/dev/block/${device}/slaves`).catch(() => [])
   const numbers = await Promise.all(names.map((name) => readText(`/sys/class/block/${name}/dev`)))
   return numbers.filter((number) => number !== undefined)

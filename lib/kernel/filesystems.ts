@@ -1,6 +1,6 @@
 // The filesystem that a file is stored on.
-import type { FileProbe } from './native.js'
-import { deviceName, parseMounts } from './sysfs.js'
+import { native, result, type FileProbe } from './native.js'
+import { deviceName, mapperUuid, parseDevice, parseMounts } from './sysfs.js'
 
 /** From linux/magic.h and the filesystems' own headers. ext2, ext3 and ext4 share one. */
 const MAGIC: Record<number, string> = {
@@ -42,4 +42,19 @@ export function filesystemOf({ facts, mounts, ext4Options }: FileProbe): Filesys
   const hidden = byMagic === 'ext4' ? ext4Options.trim().split('\n') : []
   const options = [...(mount?.options ?? []), ...hidden]
   return { name: mount?.filesystem ?? byMagic, options, readOnly: options.includes('ro') }
+}
+
+/** What distinguishes a filesystem from another one that has got its device number. */
+export interface FilesystemIds {
+  /** The filesystem's own UUID; a copy of the volume has it, too. Empty where the kernel does not tell. */
+  uuid: string
+  /** The device-mapper UUID of its device, which the kernel gives to one device at a time; or empty. */
+  volume: string
+}
+
+/** Reads the UUIDs of the mounted filesystem on a device. */
+export async function readFilesystemIds(device: string): Promise<FilesystemIds> {
+  const { major, minor } = parseDevice(device)
+  const uuid = await result(native.filesystemUuid(major, minor), device)
+  return { uuid: uuid ?? '', volume: (await mapperUuid(device)) ?? '' }
 }

@@ -206,6 +206,8 @@ interface Addon {
   openFile: Call<[path: string], OpenedFile>
   /** Through any mount of the filesystem on that device; see native/probe.h. */
   openFileByHandle: Call<[major: number, minor: number, handle: string], OpenedFile>
+  /** In hexadecimal digits; undefined where it is mounted nowhere, or the kernel does not tell. */
+  filesystemUuid: Call<[major: number, minor: number], string | undefined>
   /** The mounts of filesystems with a device, in every mount namespace. */
   listMounts: Call<[], { major: number; minor: number; filesystem: string }[]>
   open: Call<[path: string, flags: number], number>

@@ -49,6 +49,10 @@ export async function kernelName(device: string): Promise<string | undefined> {
 export const mapperName = (device: string): Promise<string | undefined> =>
   attribute(device, 'dm/name')
 
+/** The device-mapper UUID of a device, empty where it was made without; undefined for other devices. */
+export const mapperUuid = (device: string): Promise<string | undefined> =>
+  attribute(device, 'dm/uuid')
+
 export interface Mount {
   /** The filesystem's device, as "major:minor". */
   device: string

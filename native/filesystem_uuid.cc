@@ -1,0 +1,67 @@
+#include "filesystem_uuid.h"
+
+#include <linux/ioctl.h>
+#include <sys/ioctl.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "progress.h"
+
+namespace dmloop {
+
+namespace {
+
+using Uuid = std::array<uint8_t, 16>;
+
+// fs/xfs/libxfs/xfs_fs.h, which no package has to have: struct xfs_fsop_geom_v1.
+struct XfsGeometry {
+  uint32_t sizes[8];
+  uint64_t counts[4];
+  Uuid uuid;
+  uint32_t rest[7];
+};
+constexpr unsigned long kXfsGeometry = _IOR('X', 100, XfsGeometry);
+
+// fs/ext4/ext4.h: struct fsuuid ends in as many bytes as it says, and the number counts none.
+struct Ext4Uuid {
+  uint32_t length;
+  uint32_t flags;
+  Uuid uuid;
+};
+constexpr unsigned long kExt4GetUuid = _IOC(_IOC_READ, 'f', 44, 2 * sizeof(uint32_t));
+
+// linux/fs.h since Linux 6.9: FS_IOC_GETFSUUID and struct fsuuid2.
+struct AnyUuid {
+  uint8_t length;
+  Uuid uuid;
+};
+constexpr unsigned long kGetUuid = _IOR(0x15, 0, AnyUuid);
+
+std::string Hex(std::span<const uint8_t> bytes) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string text;
+  for (const uint8_t byte : bytes) {
+    text += kDigits[byte >> 4];
+    text += kDigits[byte & 0xf];
+  }
+  return text;
+}
+
+}  // namespace
+
+std::optional<std::string> UuidOf(int fd) {
+  XfsGeometry xfs = {};
+  Entering("XFS_IOC_FSGEOMETRY");
+  if (ioctl(fd, kXfsGeometry, &xfs) == 0) return Hex(xfs.uuid);
+  Ext4Uuid ext4 = {sizeof(Uuid), 0, {}};
+  Entering("EXT4_IOC_GETFSUUID");
+  if (ioctl(fd, kExt4GetUuid, &ext4) == 0) return Hex(ext4.uuid);
+  AnyUuid any = {};
+  Entering("FS_IOC_GETFSUUID");
+  if (ioctl(fd, kGetUuid, &any) == 0 && any.length == sizeof(Uuid)) return Hex(any.uuid);
+  return std::nullopt;
+}
+
+}  // namespace dmloop
