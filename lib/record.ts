@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { basename, join } from 'node:path'
 import debug from 'debug'
 import type { Problem } from './kernel/errors.js'
+import type { FilesystemIds } from './kernel/filesystems.js'
 import { native, result } from './kernel/native.js'
 import type { Backend } from './kernel/policy.js'
 import type { DeviceNode } from './kernel/udev.js'
@@ -37,6 +38,8 @@ export interface MappingRecord {
   guard: Guard
   /** The identities of the files that bear the mark of this mapping's guard. */
   marked: string[]
+  /** The filesystem of each file; undefined where it was not noted. */
+  filesystems?: FilesystemIds[]
   /** See `MapOptions.udevScan`; undefined where it is not known. */
   udevScan: boolean | undefined
   backend: Backend
@@ -63,7 +66,16 @@ export const newRecord = (
   }: Pick<MappingRecord, 'offset' | 'readOnly' | 'holes' | 'udevScan'>,
   device: Pick<
     MappingRecord,
-    'uuid' | 'node' | 'length' | 'guard' | 'marked' | 'backend' | 'blockSize' | 'loops' | 'fallback'
+    | 'uuid'
+    | 'node'
+    | 'length'
+    | 'guard'
+    | 'marked'
+    | 'filesystems'
+    | 'backend'
+    | 'blockSize'
+    | 'loops'
+    | 'fallback'
   >,
 ): MappingRecord => ({
   id,
@@ -90,21 +102,53 @@ export function parseRecord(text: string): MappingRecord | undefined {
   }
 }
 
-const isStringArray = (value: unknown): boolean =>
-  Array.isArray(value) && value.every((each) => typeof each === 'string')
+type Check = (value: unknown) => boolean
 
-function isRecord(value: unknown): value is MappingRecord {
-  if (typeof value !== 'object' || value === null) return false
-  const { id, uuid, node, files, identities, marked, offset, length, backend, loops, fallback } =
-    value as Partial<Record<keyof MappingRecord, unknown>>
-  return (
-    [id, uuid, backend].every((each) => typeof each === 'string') &&
-    [offset, length].every(Number.isSafeInteger) &&
-    [files, identities, marked].every(isStringArray) &&
-    [loops, fallback].every(Array.isArray) &&
-    typeof (node as Partial<DeviceNode> | null)?.name === 'string'
-  )
-}
+const isString: Check = (value) => typeof value === 'string'
+const isBoolean: Check = (value) => typeof value === 'boolean'
+const isCount: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0
+const isOneOf =
+  (...values: readonly unknown[]): Check =>
+  (value) =>
+    values.includes(value)
+const isOptional =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value)
+const isArrayOf =
+  (check: Check): Check =>
+  (value) =>
+    Array.isArray(value) && value.every(check)
+const isObjectOf =
+  (checks: Readonly<Record<string, Check>>): Check =>
+  (value) =>
+    typeof value === 'object' &&
+    value !== null &&
+    Object.entries(checks).every(([key, check]) => check((value as Record<string, unknown>)[key]))
+
+const RECORD = {
+  id: isString,
+  uuid: isString,
+  node: isObjectOf({ name: isString, major: isCount, minor: isCount }),
+  files: isArrayOf(isString),
+  identities: isArrayOf(isString),
+  offset: isCount,
+  length: isCount,
+  readOnly: isBoolean,
+  holes: isOneOf('reject', 'zero'),
+  guard: isOneOf('immutable', 'none'),
+  marked: isArrayOf(isString),
+  filesystems: isOptional(isArrayOf(isObjectOf({ uuid: isString, volume: isString }))),
+  udevScan: isOptional(isBoolean),
+  backend: isOneOf('linear', 'loop'),
+  blockSize: isOptional(isCount),
+  loops: isArrayOf(isObjectOf({ number: isCount, name: isString })),
+  fallback: isArrayOf(
+    isObjectOf({ code: isString, message: isString, remedy: isString, blocks: isString }),
+  ),
+} satisfies Record<keyof MappingRecord, Check>
+
+const isRecord = (value: unknown): value is MappingRecord => isObjectOf(RECORD)(value)
 
 /** All records, by the identity of the file that each is for. */
 export async function readRecords(): Promise<Map<string, MappingRecord>> {

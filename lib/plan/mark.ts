@@ -21,6 +21,8 @@ export interface Mark {
 
 /** Distinguishes marks from those of other versions of the library. */
 const VERSION = '2'
+/** The kernel's uid_t has 32 bits, and the last number means none (chown(2)). */
+const LAST_UID = 0xffff_fffe
 const LETTERS: Record<Protection, string> = { immutable: 'i', pinned: 'p', private: 'a' }
 
 /**
@@ -37,21 +39,39 @@ export function formatMark(mark: Mark): string {
   return words.join(' ')
 }
 
+/** A number of digits alone; undefined where JavaScript would round it. */
+function parseNumber(text: string, limit = Number.MAX_SAFE_INTEGER): number | undefined {
+  const number = /^\d+$/.test(text) ? Number(text) : NaN
+  return number <= limit ? number : undefined
+}
+
+/** "UID:MODE", the mode in octal digits. */
+function parseAccess(text: string): Mark['access'] {
+  const [uid = '', mode = ''] = text.split(':')
+  const owner = parseNumber(uid, LAST_UID)
+  return owner !== undefined && /^[0-7]{1,4}$/.test(mode)
+    ? { uid: owner, mode: parseInt(mode, 8) }
+    : undefined
+}
+
 /** The mark in a text; undefined when it is none of this version. */
 export function parseMark(text: string | undefined): Mark | undefined {
   const [version, identity = '', id = '', letters, ...rest] = (text ?? '').split(' ')
   if (version !== VERSION || letters?.startsWith('-') !== true) return undefined
   const values = new Map(rest.map((word) => [word.slice(0, 2), word.slice(2)]))
-  const [uid, mode] = (values.get('a=') ?? '').split(':')
+  const accessWord = values.get('a=')
+  const access = accessWord === undefined ? undefined : parseAccess(accessWord)
+  const offset = parseNumber(values.get('o=') ?? '0')
+  if (offset === undefined || (accessWord !== undefined && !access)) return undefined
   const all = Object.keys(LETTERS) as Protection[]
   const protections = all.filter((each) => letters.includes(LETTERS[each]))
-  if (protections.includes('private') && mode === undefined) return undefined
+  if (protections.includes('private') && !access) return undefined
   return {
     identity,
     id,
     protections,
-    access: mode === undefined ? undefined : { uid: Number(uid), mode: parseInt(mode, 8) },
-    offset: Number(values.get('o=') ?? 0),
+    access,
+    offset,
     first: values.get('f='),
     next: values.get('n='),
   }
