@@ -31,15 +31,20 @@ export abstract class FileDevice extends MappedDevice {
    */
   protected async currentRecord(): Promise<MappingRecord> {
     const own = this.record
-    const record = (await readRecord(this.#identity)) ?? own ?? (await this.rebuildRecord())
+    const record = await this.recordNow((await readRecord(this.#identity)) ?? own)
     if (record && (!own || isSameMapping(record, own))) return record
     const detail = 'is not the mapping that this object was made for'
     throw dmloopError('DMLOOP_FILE_CHANGED', { file: this.files[0] ?? this.path }, detail)
   }
 
-  /** What can be told of the mapping without its record. @internal */
-  protected rebuildRecord(): Promise<MappingRecord | undefined> {
-    return Promise.resolve(undefined)
+  /** The record of the mapping that exists now, from what is recorded. @internal */
+  protected recordNow(recorded: MappingRecord | undefined): Promise<MappingRecord | undefined> {
+    return Promise.resolve(recorded)
+  }
+
+  /** Finds the files of the mapping. @internal */
+  protected findFiles(record: MappingRecord): Promise<MappedFiles> {
+    return MappedFiles.find(record)
   }
 
   /** @internal */
@@ -47,7 +52,7 @@ export abstract class FileDevice extends MappedDevice {
     const { identities } = await this.currentRecord()
     await using lock = await FileLock.take(identities, DEFAULT_WAIT)
     const record = await this.currentRecord()
-    await using found = await MappedFiles.find(record)
+    await using found = await this.findFiles(record)
     const files = found.assertFound()
     await files.flock(DEFAULT_WAIT)
     await files.syncAndProbe()
@@ -64,10 +69,15 @@ export abstract class FileDevice extends MappedDevice {
   protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
     const identities = this.record?.identities ?? [this.#identity]
     await using lock = await FileLock.take(identities, request)
-    const record = lock.recordOf(this.#identity)
-    // The same file may have been unmapped and mapped again meanwhile: that is another mapping.
-    if (this.record && record && !isSameMapping(record, this.record)) return 'removed'
-    return await this.removeLocked(request, lock, record)
+    return await this.removeLocked(request, lock, lock.recordOf(this.#identity))
+  }
+
+  /**
+   * Whether a record is of another mapping than this object: the same file may have been unmapped and mapped
+   * again. @internal
+   */
+  protected isOfAnother(record: MappingRecord | undefined): boolean {
+    return this.record !== undefined && record !== undefined && !isSameMapping(record, this.record)
   }
 
   /** Removes the device; `record` is what the locked record says. @internal */

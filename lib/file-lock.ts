@@ -58,10 +58,11 @@ export class FileLock implements AsyncDisposable {
     }
   }
 
-  /** Empties those records that belong to one mapping. */
-  async clearOf({ id }: MappingRecord): Promise<void> {
+  /** Empties those records that belong to some mappings. */
+  async clearOf(...mappings: readonly MappingRecord[]): Promise<void> {
     for (const record of this.#records) {
-      if (parseRecord(record.text)?.id === id) await this.#set(record, '')
+      const id = parseRecord(record.text)?.id
+      if (mappings.some((mapping) => mapping.id === id)) await this.#set(record, '')
     }
   }
 

@@ -9,6 +9,7 @@ import { openersOf, writersOf } from './kernel/writers.js'
 import { dropStalePages } from './page-cache.js'
 import type { BackingFile } from './plan/backing-file.js'
 import { formatMark, ownMark, type Mark } from './plan/mark.js'
+import { assertNotInTables } from './plan/overlap.js'
 import type { Guard } from './plan/plan-options.js'
 import { missingProtections, OTHERS, requiredProtections } from './plan/protections.js'
 import { judgeGuardable, NOT_PRIVATE } from './plan/verdict.js'
@@ -199,6 +200,16 @@ async function fileInUse(file: BackingFile, exclusive: boolean): Promise<Error> 
 export async function releaseGuard(file: BackingFile): Promise<void> {
   await dropStalePages(file)
   await restoreAttributes(file)
+}
+
+/**
+ * The same for a guard that may be that of another mapping than the one that is gone: while a mapping has
+ * blocks of the file, the guard stays (DMLOOP_ALREADY_MAPPED), and also where that cannot be told
+ * (DMLOOP_OPAQUE_DEVICE, DMLOOP_DEVICE_BUSY).
+ */
+export async function releaseUnmapped(file: BackingFile): Promise<void> {
+  await assertNotInTables(file)
+  await releaseGuard(file)
 }
 
 /** Restores what `acquireGuard` has changed. Leaves a file without a mark alone. */

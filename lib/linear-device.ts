@@ -22,7 +22,7 @@ import { FileDevice } from './file-device.js'
 import type { FileLock } from './file-lock.js'
 import { judgeGuard } from './guard.js'
 import { loadProven } from './load-table.js'
-import { MappedFiles, reconstructRecord } from './mapped-files.js'
+import { MappedFiles, recordOf } from './mapped-files.js'
 import type { UnmapRequest, VerifyRequest } from './options.js'
 import type { BackingFiles } from './plan/backing-file.js'
 import { buildPlan, type BuiltPlan } from './plan/build-plan.js'
@@ -47,7 +47,7 @@ export class LinearDevice extends FileDevice {
   static async of(device: DmDevice): Promise<LinearDevice> {
     await repairNode(device)
     const record = await readRecord(identityOf(device.uuid) ?? '')
-    const known = record?.uuid === device.uuid ? record : await reconstructRecord(device)
+    const known = await recordOf(device, record)
     const size = await deviceSize(deviceName(device.major, device.minor))
     return new LinearDevice(device, known, size)
   }
@@ -86,8 +86,12 @@ export class LinearDevice extends FileDevice {
     throw dmloopError('DMLOOP_NOT_MAPPED', { file }, 'is no longer mapped')
   }
 
-  protected override async rebuildRecord(): Promise<MappingRecord> {
-    return await reconstructRecord(await this.#currentDevice())
+  protected override async recordNow(recorded: MappingRecord | undefined): Promise<MappingRecord> {
+    return await recordOf(await this.#currentDevice(), recorded)
+  }
+
+  protected override async findFiles(record: MappingRecord): Promise<MappedFiles> {
+    return await MappedFiles.find(record, await liveTable(await this.#currentDevice()))
   }
 
   protected async mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number> {
@@ -123,21 +127,29 @@ export class LinearDevice extends FileDevice {
     const device = await findDevice({ uuid: this.uuid })
     // The UUID belongs to a new mapping of the same file.
     if (device && device.minor !== this.minor) return 'removed'
-    const record = locked ?? this.record ?? (device && (await reconstructRecord(device)))
-    if (!record) return 'removed'
     const table = device && hasLiveTable(device) ? await liveTable(device) : undefined
+    const recorded = locked ?? this.record
+    const record = device
+      ? await recordOf(device, recorded, table)
+      : this.isOfAnother(locked)
+        ? this.record
+        : recorded
+    if (!record || (device && this.isOfAnother(record))) return 'removed'
     await using files = await MappedFiles.find(record, table)
     await files.flock(request)
+    // Until then a process with another /run may have unmapped the file and mapped it again.
+    if (device && !(await files.isCurrent())) return 'removed'
     if (device && (await removeDevice(device, request)) === 'deferred') return 'deferred'
     if (!device) await removeLeftNode(record.node)
     try {
-      await files.finish()
+      await files.finish(device !== undefined)
     } catch (error) {
       // The next call, of whatever process, needs the record to finish.
-      if (!locked) await lock.write(record)
+      if (locked?.id !== record.id) await lock.write(record)
       throw error
     }
-    await lock.clearOf(record)
+    // What is recorded of the device is of an earlier mapping, where it is not of this one.
+    await lock.clearOf(record, ...(device && locked ? [locked] : []))
     return 'removed'
   }
 }

@@ -3,14 +3,15 @@ import { opendir } from 'node:fs/promises'
 import { join } from 'node:path'
 import debug from 'debug'
 import { isSystemError } from './kernel/errors.js'
+import { readFilesystemIds, type FilesystemIds } from './kernel/filesystems.js'
 import { native, result } from './kernel/native.js'
 import { FILESYSTEMS } from './kernel/policy.js'
 import type { SegmentTable } from './kernel/segments.js'
-import { deviceName, mountsOf } from './kernel/sysfs.js'
+import { deviceName, mapperUuid, mountsOf } from './kernel/sysfs.js'
 import { BackingFile } from './plan/backing-file.js'
 import { ownMark } from './plan/mark.js'
-import { handleOf } from './plan/names.js'
-import { isMappedBy } from './plan/overlap.js'
+import { parseIdentity } from './plan/names.js'
+import { compareStorage } from './plan/overlap.js'
 
 const log = debug('dmloop:locate')
 
@@ -22,43 +23,116 @@ export interface Clues {
   path: string | undefined
   /** Whether a guard has marked the file. */
   marked: boolean
-  /** The mapping's live table, if there is one: it has the file's blocks, whatever their device number. */
+  /** The mapping's live table, if there is one: the filesystem is stored where it has blocks. */
   table?: SegmentTable | undefined
+  /** The filesystem when the file was mapped. */
+  filesystem?: FilesystemIds | undefined
 }
 
-/** Finds the file with an identity; see `BackingFile.identity`. */
+/**
+ * Finds the file with an identity; see `BackingFile.identity`. A handle and a mark are copied with the volume,
+ * and a device number may be another filesystem's by now, so what is found must be on the right filesystem:
+ * where the table is known, it decides.
+ */
 export async function locateFile(identity: string, clues: Clues): Promise<Located> {
-  const named = handleOf(identity)
-  if (!named) return await locateByAddress(identity, clues.path)
-  const { handle } = named
-  const expected = await openAt(named, handle)
-  if (expected instanceof BackingFile && (!clues.marked || hasMark(expected, identity))) {
-    return expected
+  const parts = parseIdentity(identity)
+  if (!parts) return 'gone'
+  const { major, minor, handle } = parts
+  if (handle === undefined) {
+    const number = deviceName(major, minor)
+    const found = clues.table && !(await mayBeStoredOn(clues.table, number, clues.filesystem))
+    return found === true ? 'unreachable' : await locateByAddress(identity, number, clues.path)
   }
-  // A volume that was deactivated and activated again while its file was mapped has another number, and the
-  // old number may now belong to another filesystem.
-  for (const device of await otherDevices(deviceName(named.major, named.minor))) {
-    const found = await openAt(device, handle)
+  const named = { identity, major, minor, handle }
+  return clues.table
+    ? await locateByTable(named, clues.table, clues)
+    : await locateByMark(named, clues)
+}
+
+type Named = { identity: string; handle: string } & Device
+
+/** On the filesystem that is stored where the table has blocks, whatever its number. */
+async function locateByTable(named: Named, table: SegmentTable, clues: Clues): Promise<Located> {
+  const number = deviceName(named.major, named.minor)
+  const expected = await compareStorage(table, number)
+  if (expected === 'same') {
+    const found = await openAt(named, named.handle)
+    if (found !== 'unreachable') return found
+  }
+  // A volume that was deactivated and activated again while its file was mapped has another number.
+  for (const device of await otherDevices(number)) {
+    if ((await compareStorage(table, deviceName(device.major, device.minor))) !== 'same') continue
+    const found = await openAt(device, named.handle)
+    if (found === 'unreachable') continue
+    log('%s has become %o', named.identity, device)
+    return found
+  }
+  // A snapshot was made of the volume, or it was moved to another disk, with the filesystem mounted.
+  return expected === 'unknown' || (await isSameVolume(number, clues.filesystem))
+    ? await locateByMark(named, clues)
+    : 'unreachable'
+}
+
+/** On a filesystem whose UUID does not differ: at the old number, or where a file has the mark. */
+async function locateByMark(
+  { identity, handle, ...device }: Named,
+  { marked, filesystem, table }: Clues,
+): Promise<Located> {
+  const number = deviceName(device.major, device.minor)
+  const same = await isSameFilesystem(number, filesystem)
+  const expected = same === false ? 'unreachable' : await openAt(device, handle)
+  if (expected instanceof BackingFile && (!marked || hasMark(expected, identity))) return expected
+  for (const other of table ? [] : await otherDevices(number)) {
+    if ((await isSameFilesystem(deviceName(other.major, other.minor), filesystem)) === false)
+      continue
+    const found = await openAt(other, handle)
     if (!(found instanceof BackingFile)) continue
-    const mapped = clues.table !== undefined && (await isMappedBy(clues.table, found))
-    if (mapped || hasMark(found, identity)) {
+    if (hasMark(found, identity)) {
       log('%s has become %s', identity, found.identity)
       if (expected instanceof BackingFile) await expected[Symbol.asyncDispose]()
       return found
     }
     await found[Symbol.asyncDispose]()
   }
-  if (expected === 'gone' && clues.marked) return 'unreachable'
+  // The number may be that of another filesystem by now.
+  if (expected === 'gone' && marked && same !== true) return 'unreachable'
   return expected
+}
+
+/** Whether a filesystem may be the one that a mapping was made on. */
+export async function mayBeStoredOn(
+  table: SegmentTable,
+  device: string,
+  filesystem: FilesystemIds | undefined,
+): Promise<boolean> {
+  return (
+    (await compareStorage(table, device)) !== 'other' || (await isSameVolume(device, filesystem))
+  )
+}
+
+/** Whether a device is the volume from before; pvmove(8) may have moved it since. */
+const isSameVolume = async (device: string, before: FilesystemIds | undefined): Promise<boolean> =>
+  before !== undefined && before.volume !== '' && (await mapperUuid(device)) === before.volume
+
+/** Whether the filesystem on a device has the UUID from before; undefined where that is not known. */
+async function isSameFilesystem(
+  device: string,
+  before: FilesystemIds | undefined,
+): Promise<boolean | undefined> {
+  if (before === undefined || before.uuid === '') return undefined
+  const { uuid } = await readFilesystemIds(device)
+  return uuid === '' ? undefined : uuid === before.uuid
 }
 
 const hasMark = ({ facts, identity }: BackingFile, wanted: string): boolean =>
   ownMark(facts.mark, identity)?.identity === wanted
 
-async function openAt(
-  { major, minor }: { major: number; minor: number },
-  handle: string,
-): Promise<Located> {
+interface Device {
+  major: number
+  minor: number
+}
+
+async function openAt({ major, minor }: Device, handle: string): Promise<Located> {
   try {
     return await BackingFile.openHandle(major, minor, handle)
   } catch (error) {
@@ -69,7 +143,7 @@ async function openAt(
 }
 
 /** The devices of all other mounted filesystems whose files have such handles. */
-async function otherDevices(known: string): Promise<{ major: number; minor: number }[]> {
+async function otherDevices(known: string): Promise<Device[]> {
   const mounts = await result(native.listMounts())
   const devices = new Map(
     mounts
@@ -84,11 +158,14 @@ async function otherDevices(known: string): Promise<{ major: number; minor: numb
  * Finds a file without a handle (on vfat), which is identified by the address of its first byte. If it is not
  * at its path any more, the whole filesystem is searched.
  */
-async function locateByAddress(identity: string, path: string | undefined): Promise<Located> {
+async function locateByAddress(
+  identity: string,
+  device: string,
+  path: string | undefined,
+): Promise<Located> {
   const there = path === undefined ? undefined : await openIf(path, identity)
   if (there) return there
-  const [major = '', minor = ''] = identity.split('-')
-  const [mount] = await mountsOf(`${major}:${minor}`)
+  const [mount] = await mountsOf(device)
   if (!mount) return 'unreachable'
   for await (const file of filesIn(mount.mountPoint)) {
     const found = await openIf(file, identity)

@@ -150,6 +150,7 @@ export class LoopDevice extends FileDevice {
     lock: FileLock,
     record: MappingRecord | undefined,
   ): Promise<'removed' | 'deferred'> {
+    if (this.isOfAnother(record)) return 'removed'
     const { loops, top } = this.#stack
     const found = top && (await findSameDevice(this))
     const outcomes = []

@@ -8,6 +8,7 @@ import {
   resumeDevice,
 } from './kernel/device-mapper.js'
 import { DmloopError, isSystemError } from './kernel/errors.js'
+import { readFilesystemIds } from './kernel/filesystems.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
 import { createNamed, isNameTaken } from './device-name.js'
@@ -109,12 +110,14 @@ async function mapLinear(
       return created
     })
     const { name, uuid, major, minor } = device
+    const filesystems = await Promise.all(files.list.map((file) => readFilesystemIds(file.device)))
     const record = newRecord(id, files.list, request, {
       uuid,
       node: { name, major, minor },
       length: plan.size,
       guard: request.guard,
       marked,
+      filesystems,
       backend: 'linear',
       loops: [],
       fallback: [],

@@ -54,7 +54,11 @@ export abstract class MappedDevice implements AsyncDisposable {
   /** `DMLOOP-` and the identity of the file. */
   readonly uuid: string
   readonly readOnly: boolean
-  /** The mapped files, without symbolic links; empty if the record in /run was lost. */
+  /**
+   * The mapped files, without symbolic links. Where the record in /run was lost, those that the UUID and the
+   * marks lead to: of several files without a guard only the first; of a loop device, and of files that are
+   * not mounted, none.
+   */
   readonly files: readonly string[]
   /** Why `backend: 'auto'` chose a loop device. */
   readonly fallback: readonly Problem[]

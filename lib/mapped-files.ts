@@ -1,13 +1,14 @@
 // The files of an existing mapping: found again, locked, and released when the device is gone.
 import debug from 'debug'
-import { dmloopError } from './kernel/errors.js'
-import { isReadOnly } from './kernel/device-mapper.js'
+import { hasLiveTable, isReadOnly, liveTable } from './kernel/device-mapper.js'
+import { dmloopError, isSystemError } from './kernel/errors.js'
 import type { DmDevice } from './kernel/native.js'
 import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import type { WaitLimit } from './kernel/wait.js'
-import { readMark, releaseGuard } from './guard.js'
+import { readMark, releaseGuard, releaseUnmapped } from './guard.js'
 import { locateFile, type Located } from './locate.js'
+import { dropStalePages } from './page-cache.js'
 import { BackingFile, BackingFiles } from './plan/backing-file.js'
 import { identityOf } from './plan/names.js'
 import { readRecord, type MappingRecord } from './record.js'
@@ -35,7 +36,8 @@ export class MappedFiles implements AsyncDisposable {
     try {
       for (const [index, identity] of record.identities.entries()) {
         const path = record.files[index]
-        const clues = { path, marked: record.marked.includes(identity), table }
+        const filesystem = record.filesystems?.[index]
+        const clues = { path, marked: record.marked.includes(identity), table, filesystem }
         const found = await locateFile(identity, clues)
         files.#files.push({ identity, name: path ?? identity, found })
       }
@@ -68,16 +70,24 @@ export class MappedFiles implements AsyncDisposable {
     await new BackingFiles(this.found).flock(limit)
   }
 
+  /** Whether nothing says that the first file was mapped again: its mark, if it has one, is of this mapping. */
+  async isCurrent(): Promise<boolean> {
+    const first = this.#files[0]?.found
+    const mark = first instanceof BackingFile ? await readMark(first) : undefined
+    return mark === undefined || this.#record.id === '' || mark.id === this.#record.id
+  }
+
   /**
    * Does what remains when the device is gone: drops the cached pages of each file, which are older than
    * the device's writes, and releases its guard. A file that is gone as well, or mapped again, needs
-   * neither. If a file cannot be released, the others are, and then it rejects: with
-   * DMLOOP_FILE_UNREACHABLE, DMLOOP_STALE_CACHE or the system's error.
+   * neither; `removed` says that the caller has just removed the device, which had the blocks of its files.
+   * If a file cannot be released, the others are, and then it rejects: with DMLOOP_FILE_UNREACHABLE,
+   * DMLOOP_STALE_CACHE, DMLOOP_ALREADY_MAPPED or the system's error.
    */
-  async finish(): Promise<void> {
+  async finish(removed: boolean): Promise<void> {
     const failures: unknown[] = []
     for (const file of this.#files) {
-      await this.#finishFile(file).catch((error: unknown) => {
+      await this.#finishFile(file, removed).catch((error: unknown) => {
         log('%s: %o', file.name, error)
         failures.push(error)
       })
@@ -85,15 +95,21 @@ export class MappedFiles implements AsyncDisposable {
     if (failures.length > 0) throw failures[0]
   }
 
-  async #finishFile({ identity, name, found }: MappedFile): Promise<void> {
+  async #finishFile({ identity, name, found }: MappedFile, removed: boolean): Promise<void> {
     const { id, backend } = this.#record
-    const record = await readRecord(identity)
-    if (found === 'gone' || (record && record.id !== id)) return
     // A loop device writes through the filesystem, which keeps its page cache coherent.
-    if (backend === 'loop') return
-    if (found === 'unreachable') throw unreachable(name)
+    if (found === 'gone' || backend === 'loop') return
+    const record = await readRecord(identity)
+    const isMappedAgain = record !== undefined && record.id !== id
+    if (found === 'unreachable') {
+      if (isMappedAgain && !removed) return
+      throw unreachable(name)
+    }
     const mark = await readMark(found)
-    if (!mark || mark.id === id) await releaseGuard(found)
+    if (mark?.id === id) await releaseGuard(found)
+    // The file was mapped by the device that is gone: its mark must be of that one, or of none that exists.
+    else if (mark && removed) await releaseUnmapped(found)
+    else if (!mark && (removed || !isMappedAgain)) await dropStalePages(found)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -112,8 +128,12 @@ const unreachable = (name: string): Error =>
  * Reconstructs the record of a mapping: the kernel has the device, whose UUID identifies the first file, and
  * the marks on the files tell the rest.
  */
-export async function reconstructRecord(device: DmDevice): Promise<MappingRecord> {
+export async function reconstructRecord(
+  device: DmDevice,
+  known?: SegmentTable,
+): Promise<MappingRecord> {
   const { uuid, name, major, minor } = device
+  const table = known ?? (await liveTableOf(device))
   const record: MappingRecord = {
     id: '',
     uuid,
@@ -134,7 +154,7 @@ export async function reconstructRecord(device: DmDevice): Promise<MappingRecord
   }
   for (let next = identityOf(uuid); next !== undefined;) {
     record.identities.push(next)
-    const found = await locateFile(next, { path: undefined, marked: false })
+    const found = await locateFile(next, { path: undefined, marked: false, table })
     if (!(found instanceof BackingFile)) break
     await using file = found
     record.files.push(file.path)
@@ -147,3 +167,35 @@ export async function reconstructRecord(device: DmDevice): Promise<MappingRecord
   }
   return record
 }
+
+/** The live table of a device; undefined where it has none, or was removed meanwhile. */
+async function liveTableOf(device: DmDevice): Promise<SegmentTable | undefined> {
+  if (!hasLiveTable(device)) return undefined
+  return await liveTable(device).catch((error: unknown) => {
+    if (isSystemError(error, 'ENXIO')) return undefined
+    throw error
+  })
+}
+
+/**
+ * The record of a mapping that exists: the recorded one, unless the mark on the file names another mapping. A
+ * process with another /run may have unmapped the file and mapped it again, perhaps with the same number.
+ */
+export async function recordOf(
+  device: DmDevice,
+  recorded: MappingRecord | undefined,
+  table?: SegmentTable,
+): Promise<MappingRecord> {
+  const known = recorded?.uuid === device.uuid ? recorded : undefined
+  if (!known) return await reconstructRecord(device, table)
+  const current = await reconstructRecord(device, table).catch((error: unknown) => {
+    // The file cannot be read now.
+    log('%s: %o', device.name, error)
+    return known
+  })
+  return current.id === '' || current.id === known.id ? known : current
+}
+
+/** Whether a record is of the mapping that exists, as far as the file tells. */
+export const isRecordOf = async (record: MappingRecord, device: DmDevice): Promise<boolean> =>
+  (await recordOf(device, record)) === record

@@ -5,6 +5,7 @@ import {
   alreadyMapped,
   findDevice,
   hasLiveTable,
+  liveTable,
   removeDevice,
   removeLeftNode,
 } from './kernel/device-mapper.js'
@@ -13,15 +14,15 @@ import type { DmDevice } from './kernel/native.js'
 import { nodePath, sweepCookies } from './kernel/udev.js'
 import { DEFAULT_WAIT, NO_WAIT, type WaitLimit } from './kernel/wait.js'
 import { FileLock, openLocked, type LockedFiles } from './file-lock.js'
-import { readMark, releaseGuard, restoreAttributes } from './guard.js'
-import { MappedFiles, reconstructRecord } from './mapped-files.js'
+import { readMark, releaseUnmapped } from './guard.js'
+import { mayBeStoredOn } from './locate.js'
+import { isRecordOf, MappedFiles, reconstructRecord } from './mapped-files.js'
 import { dropStalePages } from './page-cache.js'
 import { parsePath } from './plan/arguments.js'
 import type { BackingFile } from './plan/backing-file.js'
-import { buildPlan } from './plan/build-plan.js'
 import type { Mark } from './plan/mark.js'
 import { partIdentityOf, partName, uuidOf } from './plan/names.js'
-import { assertNoOverlap } from './plan/overlap.js'
+import { compareStorage } from './plan/overlap.js'
 import { readRecord, readRecords, type MappingRecord } from './record.js'
 
 const log = debug('dmloop:recovery')
@@ -60,20 +61,11 @@ async function finishRecord(file: BackingFile, record: MappingRecord): Promise<v
 }
 
 /**
- * Releases a guard that was left behind. The file may still be mapped, from when its filesystem's device had
- * another number: then a mapping has its blocks, and the guard stays (DMLOOP_ALREADY_MAPPED). It stays as
- * well where that cannot be told, because the file cannot be planned.
+ * Releases a guard that was left behind; see `releaseUnmapped`. The file may still be mapped, from when its
+ * filesystem's device had another number.
  */
 async function releaseLeftGuard(file: BackingFile, mark: Mark): Promise<void> {
-  const { plan } = await buildPlan([file], {
-    offset: 0,
-    length: undefined,
-    readOnly: true,
-    holes: 'zero',
-  })
-  if (plan.problems.length > 0) return
-  await assertNoOverlap({ uuid: '' }, plan.segments, file.path)
-  await releaseGuard(file)
+  await releaseUnmapped(file)
   if (mark.identity !== file.identity) await clearOldRecord(mark)
 }
 
@@ -81,7 +73,9 @@ async function releaseLeftGuard(file: BackingFile, mark: Mark): Promise<void> {
 async function clearOldRecord({ identity, id }: Mark): Promise<void> {
   try {
     await using lock = await FileLock.take([identity], NO_WAIT)
-    if (lock.recordOf(identity)?.id === id) await lock.clear()
+    const record = lock.recordOf(identity)
+    // A copy of the volume has a copy of the mark, and the original may be mapped.
+    if (record?.id === id && !(await isLive(record))) await lock.clear()
   } catch (error) {
     // `recoverAll` does it later.
     log('%s: %o', identity, error)
@@ -102,7 +96,9 @@ async function isLive(record: MappingRecord): Promise<boolean> {
   const current = await readRecord(record.identities[0] ?? '')
   if (current?.id !== record.id) return false
   const device = await findDevice({ uuid: record.uuid })
-  if (device) return hasLiveTable(device)
+  if (device) {
+    return hasLiveTable(device) && (record.backend === 'loop' || (await isRecordOf(record, device)))
+  }
   return (await loopOf(record)) !== undefined
 }
 
@@ -116,40 +112,58 @@ async function removeParts(identity: string, record: MappingRecord | undefined):
 }
 
 /**
- * The device that maps a file: its own, or that of several files. A record of the file counts only if the
- * first file of the mapping has the same record: it may have been mapped again since.
+ * The device that maps a file: its own, or that of several files. One with the file's UUID does not count when
+ * its table has blocks of another filesystem, of which this one is a copy with the same number. A record of
+ * the file counts only if it is of the device: the first file of the mapping may have been mapped again since.
  */
 export async function findDeviceOf(
   file: BackingFile,
   record: MappingRecord | undefined,
 ): Promise<DmDevice | undefined> {
   const own = await findDevice({ uuid: uuidOf(file.identity) })
-  if (own) return own
+  if (own && (await mayMap(own, file, record))) return own
   const marked = await findDeviceOfMark(file)
   if (marked) return marked
   const first = record?.identities[0]
   if (!record || first === undefined || first === file.identity) return undefined
   const device = await findDevice({ uuid: record.uuid })
-  if (!device || !hasLiveTable(device)) return undefined
-  return (await readRecord(first))?.id === record.id ? device : undefined
+  return device && (await isLive(record)) ? device : undefined
+}
+
+/** Whether a device with a file's UUID may have its blocks: a half-made one has none yet. */
+async function mayMap(
+  device: DmDevice,
+  file: BackingFile,
+  record: MappingRecord | undefined,
+): Promise<boolean> {
+  if (!hasLiveTable(device)) return true
+  const filesystem = record?.filesystems?.[record.identities.indexOf(file.identity)]
+  return await mayBeStoredOn(await liveTable(device), file.device, filesystem)
 }
 
 /**
  * The device that a file's mark names, where it is not the file's own: that of several files, or one from when
  * the filesystem's device had another number. A device that was made since has a first file with another
- * mark.
+ * mark. A copy of the volume has a copy of the mark, but the table has no blocks there.
  */
 async function findDeviceOfMark(file: BackingFile): Promise<DmDevice | undefined> {
   const mark = await readMark(file)
   if (!mark || (mark.first ?? mark.identity) === file.identity) return undefined
   const device = await findDevice({ uuid: uuidOf(mark.first ?? mark.identity) })
   if (!device || !hasLiveTable(device)) return undefined
-  return (await reconstructRecord(device)).id === mark.id ? device : undefined
+  const table = await liveTable(device)
+  if ((await reconstructRecord(device, table)).id !== mark.id) return undefined
+  const storage = await compareStorage(table, file.device)
+  const isNumberKept = mark.identity === file.identity
+  return storage === 'same' || (storage === 'unknown' && isNumberKept) ? device : undefined
 }
 
 /**
- * Releases a guard that a crash or a reboot left on a file, and removes a device that was half-made. Does
- * nothing to a file without one. Rejects with DMLOOP_ALREADY_MAPPED while the file is mapped.
+ * Releases a guard that a crash or a reboot left on a file, and removes a device that was half-made. To a file
+ * without a guard it does nothing but drop its cached pages. Rejects with DMLOOP_ALREADY_MAPPED while the
+ * file is mapped, with DMLOOP_OPAQUE_DEVICE or DMLOOP_DEVICE_BUSY where that cannot be told, with
+ * DMLOOP_STALE_CACHE while processes keep pages that are older than the disk, and with DMLOOP_TIMEOUT when
+ * another process or the kernel is busy with the file for ten seconds. Then the file stays guarded.
  */
 export async function releaseFile(file: string): Promise<void> {
   const path = parsePath(file, 'file')
@@ -161,7 +175,8 @@ async function release(path: string): Promise<void> {
   await using files = locked.files
   await using _ = locked.lock
   await recoverFiles(locked, DEFAULT_WAIT)
-  for (const file of files.list) await restoreAttributes(file)
+  // Nothing tells of a mapping that had no guard, and whose record is lost.
+  for (const file of files.list) await dropStalePages(file)
 }
 
 /**
@@ -201,7 +216,7 @@ async function recoverRecord(identity: string, { id, identities }: MappingRecord
   await using files = await MappedFiles.find(record)
   await files.flock(NO_WAIT)
   await removeLeftNode(record.node)
-  await files.finish()
+  await files.finish(false)
   await lock.clearOf(record)
   log('recovered %o', record.files)
 }

@@ -2,7 +2,7 @@
 import debug from 'debug'
 import { describeStack } from '../kernel/describe-device.js'
 import { isReadOnly, isUnreachable, noDeviceMapper } from '../kernel/device-mapper.js'
-import { exactOrTooLarge, problem, type Problem } from '../kernel/errors.js'
+import { DmloopError, exactOrTooLarge, problem, type Problem } from '../kernel/errors.js'
 import { native, result, type DmTable, type Layer } from '../kernel/native.js'
 import { sameNumbers } from '../kernel/segments.js'
 import { deviceName, mountsOf } from '../kernel/sysfs.js'
@@ -87,6 +87,10 @@ function nextLevel(
 interface ResolvedStack extends DeviceStack {
   /** The device's own table, if it is a device-mapper device. */
   top: DmTable | undefined
+  /** The devices under the last level that may be made of others, in a way that is no translation. */
+  opaque: { device: string; table: DmTable | undefined }[]
+  /** The first layer that is suspended, at any level. */
+  suspended: DmTable | undefined
   /** The first layer that is about to change. */
   changing: DmTable | undefined
 }
@@ -109,7 +113,26 @@ export async function resolveStack(device: string): Promise<ResolvedStack> {
     readOnly ||= next.readOnly
   }
   log('%s: %d levels down to %o', device, levels.length, devices)
-  return { levels, devices, readOnly, top: tables.get(device), changing }
+  const opaque = devices
+    .map((each) => ({ device: each, table: tables.get(each) }))
+    // What is stored on a mapping is stored in an image, not beside it.
+    .filter(({ table }) => identityOf(table?.device.uuid ?? '') === undefined)
+  const suspended = [...tables.values()].find((table) => (table.device.flags & SUSPENDED) !== 0)
+  return { levels, devices, readOnly, top: tables.get(device), opaque, suspended, changing }
+}
+
+/** Throws DMLOOP_DEVICE_BUSY while a layer is suspended: what reads metadata would wait for as long. */
+export async function assertNotSuspended(file: BackingFile): Promise<void> {
+  const { suspended } = await resolveStack(file.device)
+  if (suspended) throw new DmloopError(await busyProblem(file, suspended))
+}
+
+/** The error where a file's addresses cannot be followed down to the disk, or are about to change. */
+export async function unresolvedError(file: BackingFile): Promise<DmloopError> {
+  const { changing, opaque } = await resolveStack(file.device)
+  return new DmloopError(
+    changing ? await busyProblem(file, changing) : await unmappableProblem(file, opaque[0]?.table),
+  )
 }
 
 /**
@@ -119,9 +142,10 @@ export async function resolveStack(device: string): Promise<ResolvedStack> {
  */
 export async function readStack(file: BackingFile): Promise<DeviceStack | Problem> {
   try {
-    const { top, changing, ...stack } = await resolveStack(file.device)
+    const { top, changing, levels, devices, readOnly } = await resolveStack(file.device)
     if (changing) return await busyProblem(file, changing)
-    return stack.levels.length === 0 ? await unmappableProblem(file, top) : stack
+    if (levels.length === 0) return await unmappableProblem(file, top)
+    return { levels, devices, readOnly }
   } catch (error) {
     if (isUnreachable(error)) return noDeviceMapper(error, file.path)
     const detail = `is stored on a device with more than ${Number.MAX_SAFE_INTEGER} sectors`

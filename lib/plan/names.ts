@@ -36,17 +36,22 @@ export const wrapUuidOf = (device: string): string => PREFIXES.wrapped + device.
 export const wrappedBy = (uuid: string): string | undefined =>
   afterPrefix(PREFIXES.wrapped, uuid)?.replace('-', ':')
 
-/**
- * The file handle in an identity, and the device of its filesystem; undefined for a file without a handle.
- * See `BackingFile.identity`.
- */
-export function handleOf(
-  identity: string,
-): { major: number; minor: number; handle: string } | undefined {
-  const found = /^(\d+)-(\d+)-h([0-9a-f]+)$/.exec(identity)
-  if (!found) return undefined
-  const [, major, minor, handle = ''] = found
-  return { major: Number(major), minor: Number(minor), handle }
+/** The parts of an identity; see `BackingFile.identity`. */
+export interface IdentityParts {
+  /** The filesystem's device. */
+  major: number
+  minor: number
+  /** The file handle; undefined for a file without one. */
+  handle: string | undefined
+}
+
+/** A type and at least one byte; see native/file_handle.h. What is longer no local filesystem has. */
+const IDENTITY = /^(\d{1,9})-(\d{1,9})-(?:h([0-9a-f]{2}(?:[0-9a-f]{2}){1,20})|at\d+|i\d+)$/
+
+/** Undefined where a text is the identity of no file: anybody can give a device any UUID. */
+export function parseIdentity(identity: string): IdentityParts | undefined {
+  const found = IDENTITY.exec(identity)
+  return found ? { major: Number(found[1]), minor: Number(found[2]), handle: found[3] } : undefined
 }
 
 const isDeviceName = (name: string): boolean =>

@@ -1,6 +1,7 @@
 // No two mappings share a block, whatever their backends. UUIDs and names do not tell: they are made from
 // the number of the filesystem's device, which changes when a volume is deactivated and activated again.
 // So physical addresses are compared.
+import { underlyingDevices } from '../kernel/describe-device.js'
 import {
   alreadyMapped,
   bothTables,
@@ -17,7 +18,12 @@ import { deviceName, deviceSize } from '../kernel/sysfs.js'
 import { nodePath } from '../kernel/udev.js'
 import type { BackingFile } from './backing-file.js'
 import type { BuiltPlan } from './build-plan.js'
-import { resolveStack, type DeviceStack } from './device-stack.js'
+import {
+  assertNotSuspended,
+  resolveStack,
+  unresolvedError,
+  type DeviceStack,
+} from './device-stack.js'
 import { identityOf, partIdentityOf, uuidOf } from './names.js'
 
 /** Extents without a physical address of their own: what FIEMAP reports for them, if anything, is shared. */
@@ -82,9 +88,54 @@ async function resolveFile({
   return await resolveExtents({ extents, offset: 0, length }, await resolveStack(device))
 }
 
-/** Whether a mapping's table has blocks of a file. */
-export async function isMappedBy(table: SegmentTable, file: BackingFile): Promise<boolean> {
-  return hasPhysicalAddresses(file) && (await overlaps(await resolveFile(file), table))
+/**
+ * Rejects with DMLOOP_ALREADY_MAPPED when the table of a mapping, live or waiting, has some of a file's blocks,
+ * whatever else is wrong with the file. Where a mapping may have them and that cannot be told, rejects with
+ * DMLOOP_OPAQUE_DEVICE or DMLOOP_DEVICE_BUSY.
+ */
+export async function assertNotInTables(file: BackingFile): Promise<void> {
+  if (!hasPhysicalAddresses(file)) return
+  let segments: SegmentTable | undefined
+  for (const mapping of await listDevices()) {
+    if (identityOf(mapping.uuid) === undefined) continue
+    for (const table of await bothTables(mapping)) {
+      const storage = await compareStorage(table, file.device)
+      if (storage === 'other') continue
+      if (storage === 'unknown') throw await unresolvedError(file)
+      await assertNotSuspended(file)
+      segments ??= await resolveFile(file)
+      if (await overlaps(segments, table)) throw alreadyMapped(file.path, nodePath(mapping.name))
+    }
+  }
+}
+
+/**
+ * Whether the filesystem on a device is stored where a table has blocks. It is unknown where the device is
+ * made of others that have them, in a way that is no translation of addresses: a snapshot's origin, a mirror.
+ */
+export type StorageComparison = 'same' | 'other' | 'unknown'
+
+/** Compares where the filesystem on a device is stored with a table. Asks the filesystem nothing. */
+export async function compareStorage(
+  table: SegmentTable,
+  device: string,
+): Promise<StorageComparison> {
+  const stack = await resolveStack(device)
+  if (await overlaps(await resolveDevice(device, stack), table)) return 'same'
+  for (const { device: opaque } of stack.opaque) {
+    for (const underlying of await underlyingDevices(opaque)) {
+      if ((await compareStorage(table, underlying)) !== 'other') return 'unknown'
+    }
+  }
+  return 'other'
+}
+
+/** Where all of a device is stored on the devices at the bottom of its stack. */
+async function resolveDevice(device: string, stack: DeviceStack): Promise<SegmentTable> {
+  const length = await deviceSize(device)
+  if (length === 0) return new SegmentTable()
+  const extents = native.packExtents(Float64Array.of(0, 0, length, 0))
+  return await resolveExtents({ extents, offset: 0, length }, stack)
 }
 
 /** Like `assertUnmapped`, for the blocks of a plan alone. `uuid` is that of the plan's own device. */
@@ -153,9 +204,7 @@ async function assertNotBackedBy(
   file: string,
 ): Promise<void> {
   for (const [device, loop] of new Map(loops.map((each) => [filesystemDeviceOf(each), each]))) {
-    const length = await deviceSize(device)
-    const extents = native.packExtents(Float64Array.of(0, 0, length, 0))
-    const whole = await resolveExtents({ extents, offset: 0, length }, await resolveStack(device))
+    const whole = await resolveDevice(device, await resolveStack(device))
     if (!(await overlaps(segments, whole))) continue
     const detail = `is stored on the device ${device}, and a file there backs ${loop.path}`
     throw dmloopError('DMLOOP_ALREADY_MAPPED', { file }, detail)

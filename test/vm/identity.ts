@@ -27,12 +27,15 @@ import { deviceNames, fileState, leftFiles, makeHost, randomFile, sh } from './l
 
 const [filesystem = 'ext4'] = process.argv.slice(2)
 const PEER = fileURLToPath(new URL('peer.js', import.meta.url))
+const HOLD_PAGES = fileURLToPath(new URL('../../../build/Release/hold-pages', import.meta.url))
 const OK = { ok: true, problems: [] }
 const BLOCK = 4096
 const SIZE = 1 << 20
 const TABLE = `0 ${Number(sh('blockdev --getsz /dev/ram0'))} linear 1:0 0\n`
 const host = makeHost(filesystem, TABLE, { name: 'host' })
 const disk = '/dev/mapper/host'
+/** Without a guard, a file on f2fs must be root's, and pinned, already. */
+const GUARDS = filesystem === 'f2fs' ? (['immutable'] as const) : (['immutable', 'none'] as const)
 
 /** A directory of a user's, with a file that everybody can read, full of As. */
 function userFile(name: string): { folder: string; file: string; before: string } {
@@ -246,7 +249,30 @@ await t.test('/run/dmloop is emptied', async (t) => {
 
 await t.test('records of nonsense', async (t) => {
   const { file, before } = userFile('nonsense')
-  const TEXTS = ['not json\n', '{}\n', 'null\n', '{"id":1}\n', '[]\n', '{"id":"x', '']
+  const RECORD = {
+    ...{ id: 'x', uuid: 'DMLOOP-254-0-i1', node: { name: 'n', major: 254, minor: 9 }, files: [] },
+    ...{ identities: ['254-0-i1'], offset: 0, length: 0, readOnly: false, holes: 'reject' },
+    ...{ guard: 'none', marked: [], backend: 'loop', loops: [], fallback: [] },
+  }
+  const WRONG = [
+    ...[
+      { loops: [{ name: RECORD.uuid }] },
+      { loops: [null] },
+      { loops: [{ number: -1, name: '' }] },
+    ],
+    ...[{ loops: [{ number: 1.5, name: RECORD.uuid }] }, { node: { name: 'n' } }, { node: null }],
+    ...[
+      { fallback: [null] },
+      { offset: 0.5 },
+      { length: -1 },
+      { backend: 'x' },
+      { filesystems: {} },
+    ],
+  ]
+  const TEXTS = [
+    ...['not json\n', '{}\n', 'null\n', '{"id":1}\n', '[]\n', '{"id":"x', ''],
+    ...WRONG.map((part) => `${JSON.stringify({ ...RECORD, ...part })}\n`),
+  ]
   mkdirSync('/run/dmloop', { recursive: true })
   TEXTS.forEach((text, index) => {
     writeFileSync(`/run/dmloop/zzz-${index}.json`, text)
@@ -266,6 +292,20 @@ await t.test('records of nonsense', async (t) => {
   t.equal(attributes(file), before, 'in the place of its own record')
   sh('rm -f /run/dmloop/*')
   nothingLeft(t)
+
+  for (const part of WRONG) {
+    const text = JSON.stringify({ ...RECORD, ...part })
+    writeFileSync('/run/dmloop/254-0-i1.json', `${text}\n`)
+    t.strictSame(await listMappings(), [], text)
+  }
+  sh('rm -f /run/dmloop/*')
+  for (const part of ['h0', 'h00', `h${'0'.repeat(60)}`, 'x', `${'9'.repeat(20)}-h0000`]) {
+    sh(`dmsetup create odd -u DMLOOP-254-0-${part} --notable`)
+    const [odd] = await listMappings()
+    t.match(odd, { name: 'odd', files: [] }, part)
+    await odd?.unmap()
+    nothingLeft(t)
+  }
 })
 
 await t.test('the device is renamed', async (t) => {
@@ -382,21 +422,218 @@ await t.test('under another number, and nothing but the blocks tells', async (t)
   nothingLeft(t)
 })
 
-await t.test('what has the old number is another filesystem by now', async (t) => {
-  const { file, before } = userFile('impostor')
-  const device = await mapFile(file)
-  write(device, file)
-  sh(`umount ${host.path}; dmsetup rename host real; mkdir -p /tmp/real`)
-  const real = sh('dmsetup table real')
-  sh('dmsetup load real; dmsetup resume real', TABLE.replace('1:0', '1:1'))
-  sh(`wipefs -aq /dev/mapper/real; mkfs.${filesystem} -q /dev/mapper/real
+for (const guard of GUARDS) {
+  await t.test(`what has the old number is another filesystem by now, ${guard}`, async (t) => {
+    const { file, before } = userFile(`impostor-${guard}`)
+    const device = await mapFile(file, { guard })
+    write(device, file)
+    sh(`umount ${host.path}; dmsetup rename host real; mkdir -p /tmp/real`)
+    const real = sh('dmsetup table real')
+    sh('dmsetup load real; dmsetup resume real', TABLE.replace('1:0', '1:1'))
+    sh(`wipefs -aq /dev/mapper/real; mkfs.${filesystem} -q /dev/mapper/real
     mount /dev/mapper/real /tmp/real`)
-  await t.rejects(device.unmap(), { code: 'DMLOOP_FILE_UNREACHABLE' })
-  sh('umount /tmp/real; dmsetup load real', real)
-  sh(`dmsetup resume real; dmsetup rename real host; mount ${disk} ${host.path}`)
-  await device.unmap()
-  givenBack(t, file, before)
+    const UNREACHABLE = { code: 'DMLOOP_FILE_UNREACHABLE' }
+    await t.rejects(device.unmap(), UNREACHABLE, 'the table tells')
+    await t.rejects(device.unmap(), UNREACHABLE, 'the UUID tells, or the mark')
+    sh('umount /tmp/real; dmsetup load real', real)
+    sh(`dmsetup resume real; dmsetup rename real host; mount ${disk} ${host.path}`)
+    await device.unmap()
+    givenBack(t, file, before)
+    nothingLeft(t)
+  })
+}
+
+/** A device for a copy of the volume on the other disk. */
+const createCopy = (options = ''): void =>
+  void sh(`dmsetup create copy ${options}`, TABLE.replace('1:0', '1:1'))
+
+/** Two mounted filesystems with one UUID. */
+const BOTH = filesystem === 'xfs' ? '-o nouuid' : ''
+const mountCopy = (): void =>
+  void sh(`mkdir -p /tmp/copy; mount ${BOTH} /dev/mapper/copy /tmp/copy`)
+
+const copyDisk = (): void =>
+  void sh(`sync; fsfreeze -f ${host.path}
+    dd if=/dev/ram0 of=/dev/ram1 bs=1M iflag=direct oflag=direct status=none; fsfreeze -u ${host.path}`)
+
+const removeCopy = (): void => void sh('umount /tmp/copy; dmsetup remove --retry copy')
+
+for (const guard of GUARDS) {
+  await t.test(`a copy of the volume takes its number, guard ${guard}`, async (t) => {
+    const { file, before } = userFile(`numbered-${guard}`)
+    const device = await mapFile(file, { guard })
+    copyDisk()
+    const number = sh('dmsetup info -c --noheadings -o major,minor host').trim()
+    const [major = '', minor = ''] = number.split(':')
+    sh(`umount ${host.path}; dmsetup remove --retry host`)
+    createCopy(`-j ${major} -m ${minor}`)
+    sh('dmsetup create host', TABLE)
+    sh(`mount ${disk} ${host.path}`)
+    mountCopy()
+    const copy = file.replace(host.path, '/tmp/copy')
+    const copied = attributes(copy)
+    write(device, file)
+    t.strictSame(await device.verify({ content: 'full' }), OK, 'verify looks at the original')
+    await t.rejects(openMapping(copy), { code: 'DMLOOP_NOT_MAPPED' }, 'the copy is not mapped')
+    sh(`cat ${file} >/dev/null`)
+    await device.unmap()
+    t.equal(attributes(copy), copied, 'the copy is as it was')
+    givenBack(t, file, before)
+    removeCopy()
+    nothingLeft(t)
+  })
+}
+
+await t.test('a copy of the volume has copies of the marks', async (t) => {
+  const [one, two] = [userFile('copied-one'), userFile('copied-two')]
+  const [first, second] = [await mapFile(one.file), await mapFile(two.file)]
+  copyDisk()
+  createCopy()
+  mountCopy()
+  const [copyOne, copyTwo] = [one, two].map(({ file }) => file.replace(host.path, '/tmp/copy')) as [
+    string,
+    string,
+  ]
+  const copied = attributes(copyOne)
+  await t.rejects(openMapping(copyTwo), { code: 'DMLOOP_NOT_MAPPED' })
+  await (await mapFile(copyTwo)).unmap()
+  t.equal(attributes(copyTwo), two.before, 'the copy can be mapped, and is released')
+  await releaseFile(copyTwo)
+  t.strictSame(await second.verify(), OK, 'the original is still mapped')
+  t.equal((await openMapping(two.file)).name, second.name, 'and still found')
+
+  write(first, one.file)
+  sh(`umount ${host.path}`)
+  await t.rejects(
+    first.unmap(),
+    { code: 'DMLOOP_FILE_UNREACHABLE' },
+    'the copy is not taken for it',
+  )
+  t.equal(attributes(copyOne), copied, 'the copy is as it was')
+  sh(`mount ${BOTH} ${disk} ${host.path}`)
+  await first.unmap()
+  await second.unmap()
+  givenBack(t, one.file, one.before)
+  removeCopy()
   nothingLeft(t)
+})
+
+await t.test('the file is deleted by root', async (t) => {
+  const deleteFile = (file: string): void => void sh(`chattr -i ${file}; rm ${file}; sync`)
+  const { file } = userFile('deleted')
+  const device = await mapFile(file)
+  deleteFile(file)
+  t.match((await device.verify()).problems, [{ code: 'DMLOOP_FILE_CHANGED' }])
+  await device.unmap()
+  nothingLeft(t)
+  // Linux tells the UUID of an f2fs since 6.9.
+  if (filesystem === 'f2fs') return
+  const late = userFile('deleted-late')
+  const second = await mapFile(late.file)
+  sh(`umount ${host.path}`)
+  await t.rejects(second.unmap(), { code: 'DMLOOP_FILE_UNREACHABLE' })
+  sh(`mount ${disk} ${host.path}`)
+  deleteFile(late.file)
+  await second.unmap()
+  nothingLeft(t)
+})
+
+/** Has the mark on a file name another mapping. */
+const forgeMark = (file: string): void =>
+  void sh(`chattr -i ${file}; mark=$(getfattr -n trusted.dmloop --only-values ${file})
+    setfattr -n trusted.dmloop -v "$(echo "$mark" | sed 's/^\\(2 [^ ]* \\)[^ ]*/\\1forged/')" ${file}
+    chattr +i ${file}`)
+
+await t.test('a mark of another mapping', async (t) => {
+  const pair = [userFile('forged-first'), userFile('forged-second')]
+  const device = await mapFile(pair.map(({ file }) => file))
+  forgeMark(pair[1]?.file ?? '')
+  await device.unmap()
+  for (const { file, before } of pair) t.equal(attributes(file), before, 'nobody has its blocks')
+  nothingLeft(t)
+
+  const { file, before } = userFile('forged')
+  const renumbered = await mapFile(file)
+  write(renumbered, file)
+  renumber(t)
+  sh(`mount ${disk} ${host.path}`)
+  forgeMark(file)
+  await t.rejects(releaseFile(file), { code: 'DMLOOP_ALREADY_MAPPED' }, 'a mapping has its blocks')
+  t.match(sh(`lsattr ${file}`), /^-+i/, 'the guard stays')
+  await (await openMapping(renumbered.name)).unmap()
+  givenBack(t, file, before)
+  sh('dmsetup remove --retry taken')
+  nothingLeft(t)
+})
+
+await t.test('a process with its own /run unmaps the file and maps it again', async (t) => {
+  const OWN_RUN = 'mount -t tmpfs none /run'
+  const remap = (name: string, file: string): void => {
+    t.equal(elsewhere(OWN_RUN, 'unmap', name), 'unmapped')
+    t.match(elsewhere(OWN_RUN, 'map', file, name), /^mapped/)
+  }
+  await story(
+    t,
+    'found-again',
+    (device, file) => {
+      const { minor } = device
+      remap('found-again', file)
+      t.match(sh('dmsetup info -c --noheadings -o minor found-again'), `${minor}`)
+      return file
+    },
+    {},
+    async () => {
+      const found = await openMapping('found-again')
+      write(found, found.files[0] ?? '')
+      t.strictSame(await found.verify({ content: 'full' }), OK)
+      await found.unmap()
+    },
+  )
+  await story(
+    t,
+    'unmapped-late',
+    (_, file) => {
+      remap('unmapped-late', file)
+      return file
+    },
+    {},
+    async (old) => {
+      t.match((await old.verify()).problems, [{ code: 'DMLOOP_FILE_CHANGED', message: /made for/ }])
+      await old.unmap()
+      t.strictSame(deviceNames(), ['host', 'unmapped-late'], 'the new mapping stays')
+      const found = await openMapping(old.files[0] ?? '')
+      write(found, found.files[0] ?? '')
+      await found.unmap()
+      await listMappings()
+    },
+  )
+})
+
+await t.test('an old object finishes nothing of a later mapping', async (t) => {
+  for (const guard of GUARDS) {
+    const pair = [userFile(`early-${guard}`), userFile(`late-${guard}`)]
+    const files = pair.map(({ file }) => file)
+    const [, file = ''] = files
+    const old = await mapFile(file, { name: 'old', guard })
+    sh('dmsetup remove --retry old')
+    const device = await mapFile(files, { guard })
+    // Pages that are older than the disk: to drop them would fail.
+    const reader = spawn(HOLD_PAGES, ['locked', file, 'root'], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
+    await once(reader.stdout, 'data')
+    const out = openSync(device.path, 'r+')
+    writeSync(out, Buffer.alloc(BLOCK, 'B'), 0, BLOCK, SIZE)
+    fsyncSync(out)
+    closeSync(out)
+    await old.unmap()
+    t.strictSame(await device.verify(), OK, `guard ${guard}`)
+    reader.stdin.end()
+    await once(reader, 'exit')
+    await device.unmap()
+    for (const { file, before } of pair) t.equal(attributes(file), before)
+    nothingLeft(t)
+  }
 })
 
 await t.test('the mark of another file says nothing', async (t) => {
@@ -408,7 +645,7 @@ await t.test('the mark of another file says nothing', async (t) => {
   t.match(sh(`getfattr -d -m trusted ${copy}`), /trusted.dmloop/, 'cp -a has copied it')
   sh(`chattr +i ${copy}`)
   const before = sh(`lsattr ${copy}; stat -c '%u %a' ${copy}`)
-  t.match((await planFile(copy)).problems, [])
+  t.strictSame((await planFile(copy)).problems, [])
   if (filesystem !== 'f2fs') await (await mapFile(copy)).unmap()
   t.equal(sh(`lsattr ${copy}; stat -c '%u %a' ${copy}`), before, 'its own flag stays after unmap')
   await releaseFile(copy)
@@ -450,10 +687,17 @@ await t.test('a lock on the file keeps processes apart, whatever their /run', as
 await t.test('a mark that nobody can read is no error', async (t) => {
   const file = `${host.path}/marked`
   randomFile(file, SIZE)
-  const TEXTS = ['x'.repeat(300), '3 h01 x -i', 'immutable', '2', '2 h x -a', '']
+  const device = await mapFile(file)
+  const mark = `2 ${device.uuid.replace('DMLOOP-', '')} x`
+  await device.unmap()
+  const TEXTS = [
+    ...['x'.repeat(300), '3 h01 x -i', 'immutable', '2', '2 h x -a', ''],
+    ...['-a a=x:644', '-a a=5000000000:644', '-a a=1.5:644', '-a a=1:9'].map((w) => `${mark} ${w}`),
+    ...['-i o=x', '-i o=1.5', '-i o=99999999999999999999'].map((w) => `${mark} ${w}`),
+  ]
   for (const text of TEXTS) {
     sh(`setfattr -n trusted.dmloop -v "${text}" ${file}`)
-    t.match((await planFile(file)).problems, [], `"${text.slice(0, 20)}"`)
+    t.strictSame((await planFile(file)).problems, [], `"${text.slice(0, 20)}"`)
     const before = sh(`lsattr ${file}; stat -c '%u %a' ${file}`)
     await releaseFile(file)
     await (await mapFile(file)).unmap()

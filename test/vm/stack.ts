@@ -2,7 +2,7 @@
 // file's bytes, and on the others it is said which layer stops it.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import t from 'tap'
-import { mapFile, planFile, type DmloopError } from 'dmloop'
+import { mapFile, planFile, releaseFile, type DmloopError } from 'dmloop'
 import { native } from '#lib/kernel/native.js'
 import {
   below,
@@ -355,11 +355,22 @@ await t.test('verify() finds that the volume was snapshotted or moved', async (t
   const file = '/tmp/at/image'
   randomFile(file, 1 << 20)
   const device = await mapFile(file)
+  const files = ['', '/tmp/at/second', '/tmp/at/left'] as const
+  for (const each of files.slice(1)) randomFile(each, 1 << 20)
+  const before = fileState(files[1])
+  const second = await mapFile(files[1])
+  await mapFile(files[2], { name: 'left' })
+  sh('dmsetup remove --retry left')
 
   sh('lvcreate -q -y -s -L 12M -n snap vg/volume')
   const opaque = { code: 'DMLOOP_OPAQUE_DEVICE', message: /snapshot-origin/ }
   t.match(await device.verify(), { ok: false, problems: [opaque] }, 'lvcreate -s')
+  await second.unmap()
+  t.equal(fileState(files[1]), before, 'a file is found on a volume with a snapshot')
+  await t.rejects(releaseFile(files[2]), { code: opaque.code }, 'a mapping may have its blocks')
   sh('lvremove -q -ff -y vg/snap')
+  await releaseFile(files[2])
+  t.match(sh(`lsattr ${files[2]}`), /^-+ /, 'none has')
   t.strictSame(await device.verify(), { ok: true, problems: [] }, 'and that the snapshot is gone')
 
   sh('pvmove -q -i 1 -n volume /dev/ram0 /dev/ram1')

@@ -7,7 +7,7 @@ import { chmodSync, closeSync, fsyncSync, openSync, writeFileSync, writeSync } f
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { mapFile, releaseFile, type DmloopError } from 'dmloop'
+import { mapFile, releaseFile, type DmloopError, type MapOptions } from 'dmloop'
 import { BackingFile } from '#lib/plan/backing-file.js'
 import { dropStalePages } from '#lib/page-cache.js'
 import { leftFiles, makeHost, oneSegment, sh } from './lab.js'
@@ -168,6 +168,51 @@ for (const [what, { readers: hows, sectors, freed }] of Object.entries(CASES)) {
     t.ok(onDisk() === `${written.slice(0, 100)}x${written.slice(101)}`, 'no old byte comes back')
   })
 }
+
+/** Removes a mapping that was written to by force of dmsetup, while a reader keeps old pages. */
+async function leave(options: MapOptions): Promise<Reader> {
+  makeFile()
+  const device = await mapFile(file, { name: 'left', ...options })
+  const reader = await Reader.start('locked')
+  write(device.path, [0], Buffer.alloc(SECTOR, 'B'))
+  sh('dmsetup remove left')
+  return reader
+}
+
+const WRONG: Record<string, { begin: string; end: string }> = {
+  'a table that waits': {
+    begin: `echo "${oneSegment().trim()}" | dmsetup load ${host.name}`,
+    end: `dmsetup clear ${host.name}`,
+  },
+  ...(filesystem === 'xfs' && {
+    'a clone by its owner': { begin: `cp --reflink=always ${file} ${file}.clone`, end: ':' },
+  }),
+}
+for (const [what, { begin, end }] of Object.entries(WRONG)) {
+  await t.test(`releaseFile looks at the cache, whatever is wrong: ${what}`, async (t) => {
+    const reader = await leave({})
+    sh(begin)
+    await t.rejects(releaseFile(file), { code: 'DMLOOP_STALE_CACHE' })
+    t.ok(isHeld(), 'the file is still held')
+    await reader.end()
+    await releaseFile(file)
+    t.notOk(isHeld())
+    sh(`${end}; rm -f ${file}.clone; sync`)
+    write(file, [100], Buffer.from('x'))
+    t.equal(onDisk().slice(0, 102), `${'B'.repeat(100)}xB`, 'no old byte comes back')
+    t.strictSame(leftFiles(), [])
+  })
+}
+
+await t.test('releaseFile of a file without a guard, and without a record', async (t) => {
+  if (filesystem === 'f2fs') return
+  const reader = await leave({ guard: 'none' })
+  sh('rm -rf /run/dmloop/*')
+  await t.rejects(releaseFile(file), { code: 'DMLOOP_STALE_CACHE' })
+  await reader.end()
+  await releaseFile(file)
+  t.ok(asCached() === bytesWith([0]))
+})
 
 await t.test('readers that come and go are no reason to refuse', async (t) => {
   // On f2fs a file is not mapped while anybody has it open: there they come when it is.
