@@ -11,7 +11,7 @@ import { deviceName, mapperUuid, mountsOf } from './kernel/sysfs.js'
 import { BackingFile } from './plan/backing-file.js'
 import { ownMark } from './plan/mark.js'
 import { parseIdentity } from './plan/names.js'
-import { compareStorage } from './plan/overlap.js'
+import { compareStorage, hasBlocks } from './plan/overlap.js'
 
 const log = debug('dmloop:locate')
 
@@ -44,9 +44,10 @@ export async function locateFile(identity: string, clues: Clues): Promise<Locate
     return found === true ? 'unreachable' : await locateByAddress(identity, number, clues.path)
   }
   const named = { identity, major, minor, handle }
-  return clues.table
-    ? await locateByTable(named, clues.table, clues)
-    : await locateByMark(named, clues)
+  const { table, ...others } = clues
+  return table && hasBlocks(table)
+    ? await locateByTable(named, table, clues)
+    : await locateByMark(named, others)
 }
 
 type Named = { identity: string; handle: string } & Device

@@ -99,6 +99,7 @@ export async function assertNotInTables(file: BackingFile): Promise<void> {
   for (const mapping of await listDevices()) {
     if (identityOf(mapping.uuid) === undefined) continue
     for (const table of await bothTables(mapping)) {
+      if (!hasBlocks(table)) continue
       const storage = await compareStorage(table, file.device)
       if (storage === 'other') continue
       if (storage === 'unknown') throw await unresolvedError(file)
@@ -111,15 +112,20 @@ export async function assertNotInTables(file: BackingFile): Promise<void> {
 
 /**
  * Whether the filesystem on a device is stored where a table has blocks. It is unknown where the device is
- * made of others that have them, in a way that is no translation of addresses: a snapshot's origin, a mirror.
+ * made of others that have them, in a way that is no translation of addresses (a snapshot's origin, a mirror),
+ * and where the table has no blocks.
  */
 export type StorageComparison = 'same' | 'other' | 'unknown'
+
+/** Not where all segments are zeros, or `dmsetup remove --force` has left an error target in their place. */
+export const hasBlocks = ({ devices }: SegmentTable): boolean => devices.length > 0
 
 /** Compares where the filesystem on a device is stored with a table. Asks the filesystem nothing. */
 export async function compareStorage(
   table: SegmentTable,
   device: string,
 ): Promise<StorageComparison> {
+  if (!hasBlocks(table)) return 'unknown'
   const stack = await resolveStack(device)
   if (await overlaps(await resolveDevice(device, stack), table)) return 'same'
   for (const { device: opaque } of stack.opaque) {
