@@ -1,7 +1,7 @@
 import { withDeadline } from './kernel/deadline.js'
-import { findDevice, listDevices } from './kernel/device-mapper.js'
-import { dmloopError } from './kernel/errors.js'
-import { findLoop, listLoops, loopNumber, type Loop } from './kernel/loop.js'
+import { findDevice, findSameDevice, listDevices } from './kernel/device-mapper.js'
+import { dmloopError, isSystemError } from './kernel/errors.js'
+import { findLoop, findNamedLoop, listLoops, loopNumber, type Loop } from './kernel/loop.js'
 import type { DmDevice } from './kernel/native.js'
 import { identify } from './kernel/path.js'
 import { deviceName, kernelName } from './kernel/sysfs.js'
@@ -37,7 +37,7 @@ async function mappingNamed(name: string): Promise<MappedDevice | undefined> {
   const device = await findDevice({ name })
   if (device) return await ofDevice(device)
   const loop = await findLoopNamed(name)
-  return loop && (await LoopDevice.of(loop))
+  return await ofLoop(loop)
 }
 
 async function mappingAt(path: string): Promise<MappedDevice | undefined> {
@@ -57,10 +57,24 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   return await ofLoop((await listLoops()).find(({ name }) => name === uuid))
 }
 
+/** The mapping of a device; undefined where it is none, or another process removes it meanwhile. */
 async function ofDevice(device: DmDevice | undefined): Promise<MappedDevice | undefined> {
-  if (device && wrappedBy(device.uuid) !== undefined) return await WrappedDevice.of(device)
-  const identity = identityOf(device?.uuid ?? '')
-  if (!device || identity === undefined) return undefined
+  if (!device) return undefined
+  try {
+    const mapping = await readMapping(device)
+    if (mapping && (await findSameDevice(device))) return mapping
+  } catch (error) {
+    // The kernel says that it is gone. One that is there again is another one.
+    const gone = isSystemError(error, 'ENXIO') && error.syscall.startsWith('DM_')
+    if (!gone && (await findSameDevice(device))) throw error
+  }
+  return undefined
+}
+
+async function readMapping(device: DmDevice): Promise<MappedDevice | undefined> {
+  if (wrappedBy(device.uuid) !== undefined) return await WrappedDevice.of(device)
+  const identity = identityOf(device.uuid)
+  if (identity === undefined) return undefined
   const record = await readRecord(identity)
   const known = record && isRecordOf(record, device) ? record : undefined
   return (await LoopDevice.ofConcatenation(device, known)) ?? (await LinearDevice.of(device))
@@ -70,8 +84,12 @@ async function ofDevice(device: DmDevice | undefined): Promise<MappedDevice | un
 const isRecordOf = ({ uuid, node }: MappingRecord, device: DmDevice): boolean =>
   uuid === device.uuid && node.major === device.major && node.minor === device.minor
 
-const ofLoop = async (loop: Loop | undefined): Promise<MappedDevice | undefined> =>
-  loop && identityOf(loop.name) !== undefined ? LoopDevice.of(loop) : undefined
+async function ofLoop(loop: Loop | undefined): Promise<MappedDevice | undefined> {
+  if (!loop || identityOf(loop.name) === undefined) return undefined
+  const mapping = await LoopDevice.of(loop)
+  // See `ofDevice`.
+  return (await findNamedLoop(loop)) ? mapping : undefined
+}
 
 /**
  * Lists all mappings and wrapped devices of this machine in the order of their names, whichever process made

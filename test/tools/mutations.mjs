@@ -237,6 +237,13 @@ const STEPS = [
     run: IDENTITY,
   },
   {
+    step: 'that a device removed meanwhile is not returned',
+    file: 'open-mapping',
+    from: 'if (!gone && (await findSameDevice(device))) throw error',
+    to: 'if (gone) throw error',
+    run: IDENTITY,
+  },
+  {
     step: 'that a deferred removal is finished',
     file: 'mapped-device',
     from: "    if ((await this.remove(request)) === 'deferred') {\n      this.#scheduleFinish(SOON)\n",

@@ -23,6 +23,7 @@ import {
   type MappedDevice,
   type MapOptions,
 } from 'dmloop'
+import { native } from '#lib/kernel/native.js'
 import { deviceNames, fileState, leftFiles, makeHost, randomFile, sh } from './lab.js'
 
 const [filesystem = 'ext4'] = process.argv.slice(2)
@@ -315,6 +316,35 @@ await t.test('the device is renamed', async (t) => {
     t.equal((await openMapping(file)).name, 'renamed-since')
     return file
   })
+})
+
+await t.test('the device is removed while it is being opened', async (t) => {
+  const { file, before } = userFile('vanishing')
+  const { dmTable } = native
+  const removeFirst = (): void => {
+    native.dmTable = (...args) => {
+      native.dmTable = dmTable
+      sh('dmsetup remove vanishing')
+      return dmTable(...args)
+    }
+  }
+  const openers: Record<string, () => Promise<unknown>> = {
+    'by its name': () => t.rejects(openMapping('vanishing'), { code: 'DMLOOP_NOT_MAPPED' }),
+    'by its file': () => t.rejects(openMapping(file), { code: 'DMLOOP_NOT_MAPPED' }),
+    'with all others': async () => t.strictSame(await listMappings(), []),
+  }
+  for (const [way, open] of Object.entries(openers)) {
+    const device = await mapFile(file, { name: 'vanishing' })
+    removeFirst()
+    await t.test(way, open)
+    await device.unmap()
+  }
+  const device = await mapFile(file, { name: 'vanishing' })
+  write(device, file)
+  removeFirst()
+  await device.unmap()
+  givenBack(t, file, before)
+  nothingLeft(t)
 })
 
 await t.test('the filesystem is not mounted', async (t) => {

@@ -56,7 +56,6 @@ const EXPECTED = [
   'DMLOOP_NOT_MAPPED',
   'DMLOOP_FILE_CHANGED',
   'ENOENT',
-  'ENXIO',
   'EEXIST',
   'ENOTEMPTY',
 ]
