@@ -44,7 +44,7 @@ export abstract class FileDevice extends MappedDevice {
 
   /** Finds the files of the mapping. @internal */
   protected findFiles(record: MappingRecord): Promise<MappedFiles> {
-    return MappedFiles.find(record)
+    return MappedFiles.find(record, DEFAULT_WAIT)
   }
 
   /** @internal */

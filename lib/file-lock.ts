@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError } from './kernel/errors.js'
 import { native, result } from './kernel/native.js'
+import type { DmloopCode } from './kernel/policy.js'
 import { NO_WAIT, poll, type WaitLimit } from './kernel/wait.js'
 import { BackingFiles } from './plan/backing-file.js'
 import { DIRECTORY, parseRecord, recordPath, type MappingRecord } from './record.js'
@@ -92,7 +93,7 @@ export interface LockedFiles {
 /**
  * Opens files and locks them, also against processes with another /run. While another process has a lock
  * they are closed again, for whoever maps a file on f2fs must be the only one who has it open. Rejects with
- * DMLOOP_TIMEOUT.
+ * DMLOOP_TIMEOUT, and with DMLOOP_FILE_IN_USE for a lease (see `BackingFile.open`).
  */
 export async function openLocked(paths: readonly string[], limit: WaitLimit): Promise<LockedFiles> {
   let busy: unknown
@@ -100,20 +101,23 @@ export async function openLocked(paths: readonly string[], limit: WaitLimit): Pr
     try {
       return await tryOpenLocked(paths)
     } catch (error) {
-      if (!(error instanceof DmloopError) || error.code !== 'DMLOOP_TIMEOUT') throw error
+      if (!(error instanceof DmloopError) || !BUSY.has(error.code)) throw error
       busy = error
       return undefined
     }
   }, limit)
   if (opened) return opened
+  if (busy instanceof DmloopError && busy.code === 'DMLOOP_FILE_IN_USE') throw busy
   const detail = `was in use by another process that maps or unmaps it for ${limit.timeout} ms`
   const error = dmloopError('DMLOOP_TIMEOUT', { file: paths[0] }, detail)
   error.cause = busy
   throw error
 }
 
+const BUSY = new Set<DmloopCode>(['DMLOOP_TIMEOUT', 'DMLOOP_FILE_IN_USE'])
+
 async function tryOpenLocked(paths: readonly string[]): Promise<LockedFiles> {
-  const files = await BackingFiles.open(paths)
+  const files = await BackingFiles.open(paths, NO_WAIT)
   let lock: FileLock | undefined
   try {
     lock = await FileLock.take(files.identities, NO_WAIT)

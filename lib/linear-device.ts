@@ -23,7 +23,7 @@ import type { DmDevice } from './kernel/native.js'
 import { SECTOR, type SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
-import { DEFAULT_TIMEOUT } from './kernel/wait.js'
+import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
 import { FileDevice } from './file-device.js'
 import type { FileLock } from './file-lock.js'
 import { judgeGuard } from './guard.js'
@@ -66,7 +66,7 @@ export class LinearDevice extends FileDevice {
     const device = await this.#currentDevice()
     const record = await this.currentRecord()
     const live = await liveTable(device)
-    await using found = await MappedFiles.find(record, live)
+    await using found = await MappedFiles.find(record, DEFAULT_WAIT, live)
     const files = found.assertFound()
     const built = await buildPlan(files.list, record)
     const problems = [...built.plan.problems]
@@ -97,7 +97,11 @@ export class LinearDevice extends FileDevice {
   }
 
   protected override async findFiles(record: MappingRecord): Promise<MappedFiles> {
-    return await MappedFiles.find(record, await liveTable(await this.#currentDevice()))
+    return await MappedFiles.find(
+      record,
+      DEFAULT_WAIT,
+      await liveTable(await this.#currentDevice()),
+    )
   }
 
   protected async mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number> {
@@ -141,7 +145,9 @@ export class LinearDevice extends FileDevice {
         ? this.record
         : recorded
     if (!record || (device && this.isOfAnother(record))) return 'removed'
-    await using files = await MappedFiles.find(record, table)
+    // Not all of the files may be found: the device is removed in any case, and the rest is reported at the end.
+    // A file that cannot be opened because of a lease is open in no other process, so none maps or unmaps it.
+    await using files = await MappedFiles.find(record, request, table)
     await files.flock(request)
     // Until then a process with another /run may have unmapped the file and mapped it again.
     if (device && !(await files.isCurrent())) return 'removed'

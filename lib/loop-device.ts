@@ -95,7 +95,7 @@ export class LoopDevice extends FileDevice {
 
   protected async findProblems({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
     const record = await this.currentRecord()
-    await using found = await MappedFiles.find(record)
+    await using found = await MappedFiles.find(record, DEFAULT_WAIT)
     const files = found.assertFound()
     const { problems } = buildLoopPlan(files.list, { ...record, ownLoops: this.#ownLoops })
     const { slices } = sliceFiles(files.list, record, record.blockSize)

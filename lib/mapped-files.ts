@@ -5,7 +5,7 @@ import { dmloopError, isSystemError } from './kernel/errors.js'
 import type { DmDevice } from './kernel/native.js'
 import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
-import type { WaitLimit } from './kernel/wait.js'
+import { NO_WAIT, type WaitLimit } from './kernel/wait.js'
 import { readMark, releaseGuard, releaseUnmapped } from './guard.js'
 import { locateFile, type Located } from './locate.js'
 import { dropStalePages } from './page-cache.js'
@@ -30,15 +30,22 @@ export class MappedFiles implements AsyncDisposable {
     this.#record = record
   }
 
-  /** Finds the files of a mapping, as far as they can be found, and opens them. `table` is its live table. */
-  static async find(record: MappingRecord, table?: SegmentTable): Promise<MappedFiles> {
+  /**
+   * Finds the files of a mapping, as far as they can be found, and opens them; until the limit it waits for
+   * leases of other processes. `table` is the mapping's live table.
+   */
+  static async find(
+    record: MappingRecord,
+    limit: WaitLimit,
+    table?: SegmentTable,
+  ): Promise<MappedFiles> {
     const files = new MappedFiles(record)
     try {
       for (const [index, identity] of record.identities.entries()) {
         const path = record.files[index]
         const filesystem = record.filesystems?.[index]
         const clues = { path, marked: record.marked.includes(identity), table, filesystem }
-        const found = await locateFile(identity, clues)
+        const found = await locateFile(identity, clues, limit)
         files.#files.push({ identity, name: path ?? identity, found })
       }
       return files
@@ -55,12 +62,13 @@ export class MappedFiles implements AsyncDisposable {
 
   /**
    * Returns all of the files. Throws DMLOOP_FILE_CHANGED when one no longer exists, and
-   * DMLOOP_FILE_UNREACHABLE when its filesystem is mounted nowhere.
+   * DMLOOP_FILE_UNREACHABLE when its filesystem is mounted nowhere; and why one could not be opened.
    */
   assertFound(): BackingFiles {
     for (const { name, found } of this.#files) {
       if (found === 'gone') throw dmloopError('DMLOOP_FILE_CHANGED', { file: name }, 'is gone')
       if (found === 'unreachable') throw unreachable(name)
+      if (found instanceof Error) throw found
     }
     return new BackingFiles(this.found)
   }
@@ -82,7 +90,7 @@ export class MappedFiles implements AsyncDisposable {
    * the device's writes, and releases its guard. A file that is gone as well, or mapped again, needs
    * neither; `removed` says that the caller has just removed the device, which had the blocks of its files.
    * If a file cannot be released, the others are, and then it rejects: with DMLOOP_FILE_UNREACHABLE,
-   * DMLOOP_STALE_CACHE, DMLOOP_ALREADY_MAPPED or the system's error.
+   * DMLOOP_FILE_IN_USE, DMLOOP_STALE_CACHE, DMLOOP_ALREADY_MAPPED or the system's error.
    */
   async finish(removed: boolean): Promise<void> {
     const failures: unknown[] = []
@@ -105,6 +113,7 @@ export class MappedFiles implements AsyncDisposable {
       if (isMappedAgain && !removed) return
       throw unreachable(name)
     }
+    if (found instanceof Error) throw found
     const mark = await readMark(found)
     if (mark?.id === id) await releaseGuard(found)
     // The file was mapped by the device that is gone: its mark must be of that one, or of none that exists.
@@ -154,7 +163,7 @@ export async function reconstructRecord(
   }
   for (let next = identityOf(uuid); next !== undefined;) {
     record.identities.push(next)
-    const found = await locateFile(next, { path: undefined, marked: false, table })
+    const found = await locateFile(next, { path: undefined, marked: false, table }, NO_WAIT)
     if (!(found instanceof BackingFile)) break
     await using file = found
     record.files.push(file.path)

@@ -48,7 +48,7 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
     if (number !== undefined) return ofLoop(await findLoop(number))
     return ofDevice(await findDevice({ major, minor }))
   }
-  await using file = await BackingFile.open(path)
+  await using file = await BackingFile.open(path, DEFAULT_WAIT)
   const record = await readRecord(file.identity)
   const device = await findDeviceOf(file, record)
   if (device) return await ofDevice(device)

@@ -213,7 +213,7 @@ async function recoverRecord(identity: string, { id, identities }: MappingRecord
   // Before the lock was taken the file may have been mapped again.
   const record = lock.recordOf(identity)
   if (record?.id !== id || (await isLive(record))) return
-  await using files = await MappedFiles.find(record)
+  await using files = await MappedFiles.find(record, NO_WAIT)
   await files.flock(NO_WAIT)
   await removeLeftNode(record.node)
   await files.finish(false)

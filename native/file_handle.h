@@ -15,13 +15,17 @@ namespace dmloop {
 // where the filesystem has no handles (EOPNOTSUPP), or longer ones than a local filesystem has.
 Result<std::optional<std::string>> GetHandle(int fd);
 
-// Opens a directory or regular file for reading, on the filesystem that has this device: EXDEV
-// where the path leads to another filesystem by now, or to anything else.
+// Finds a directory or a regular file on the filesystem of a device (O_PATH: it is not opened).
+// EXDEV for anything else; the server of a network filesystem is not asked.
+Result<UniqueFd> FindPlace(const std::string& place, uint32_t major, uint32_t minor);
+
+// The same, opened for reading: EAGAIN while a process has a write lease on it.
 Result<UniqueFd> OpenPlace(const std::string& place, uint32_t major, uint32_t minor);
 
-// Opens a regular file for reading by its handle; `place` as for OpenPlace. ESTALE when the
-// filesystem has no such file. Needs CAP_DAC_READ_SEARCH.
-Result<UniqueFd> OpenHandle(const std::string& place, uint32_t major, uint32_t minor,
+// Finds a file by its handle (O_PATH: it is not opened, so no lease is in the way). `place` as for
+// OpenPlace, on any mount of the filesystem. ESTALE when the filesystem has no such file. Needs
+// CAP_DAC_READ_SEARCH.
+Result<UniqueFd> FindHandle(const std::string& place, uint32_t major, uint32_t minor,
                             const std::string& handle);
 
 }  // namespace dmloop

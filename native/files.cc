@@ -63,7 +63,7 @@ Result<UniqueFd> Open(const std::string& path, int flags) {
 }
 
 Result<UniqueFd> Reopen(int fd, int flags) {
-  return Open("/proc/self/fd/" + std::to_string(fd), flags);
+  return Open("/proc/self/fd/" + std::to_string(fd), flags | O_NONBLOCK);
 }
 
 Result<std::string> PathOf(int fd) {

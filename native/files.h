@@ -29,7 +29,8 @@ Result<PathFacts> Identify(const std::string& path);
 Result<Nothing> Sync(int fd);
 Result<Nothing> Close(UniqueFd fd);
 // Opens again the file of a descriptor, which may be an O_PATH one: this very file, whatever is at
-// its path now.
+// its path now. EAGAIN, at once, while a process has a write lease on it; the attempt makes the
+// kernel break the lease.
 Result<UniqueFd> Reopen(int fd, int flags);
 // The path of an open file as this process sees it; the kernel adds " (deleted)" where it has none.
 Result<std::string> PathOf(int fd);

@@ -61,6 +61,7 @@ Napi::Value OpenedValue(Napi::Env env, OpenedFile& opened) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("fd", fd);
   object.Set("path", opened.path);
+  object.Set("leased", opened.leased);
   object.Set("probe", ProbeValue(env, opened.probe));
   return object;
 }

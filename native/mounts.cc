@@ -1,9 +1,6 @@
 #include "mounts.h"
 
-#include <fcntl.h>
 #include <limits.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,7 +10,7 @@
 #include <set>
 #include <string_view>
 
-#include "progress.h"
+#include "file_handle.h"
 #include "small_files.h"
 
 namespace dmloop {
@@ -121,13 +118,8 @@ std::vector<Mount> ForeignMounts() {
 
 std::vector<std::string> OpenPlaces(uint32_t major, uint32_t minor) {
   std::vector<std::string> places;
-  const dev_t device = makedev(major, minor);
   const auto add = [&](std::string place) {
-    struct stat found;
-    Entering("stat");
-    if (stat(place.c_str(), &found) == 0 && found.st_dev == device) {
-      places.push_back(std::move(place));
-    }
+    if (FindPlace(place, major, minor).ok()) places.push_back(std::move(place));
   };
   for (const std::string& process : Processes()) {
     add(process + "/root");

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -106,30 +107,39 @@ Result<OpenedFile> Opened(UniqueFd fd) {
   return opened;
 }
 
+// Opens what was found; `path` is for failures, and for what is not opened.
+Result<OpenedFile> OpenFound(const UniqueFd& found, const std::string& path) {
+  OpenedFile none;
+  struct stat stat;
+  if (fstat(found.get(), &stat) < 0) return LastFailure("fstat", path);
+  none.path = path;
+  FileFacts& facts = none.probe.facts;
+  facts.mode = stat.st_mode;
+  facts.inode = stat.st_ino;
+  facts.device_major = major(stat.st_dev);
+  facts.device_minor = minor(stat.st_dev);
+  if (!S_ISREG(stat.st_mode)) return none;
+  auto fd = Reopen(found.get(), O_RDONLY);
+  if (fd.ok()) return Opened(std::move(fd.value()));
+  if (fd.failure().error != EAGAIN) return Failure{fd.failure().error, fd.failure().syscall, path};
+  none.leased = true;
+  return none;
+}
+
 }  // namespace
 
 Result<OpenedFile> OpenFile(const std::string& path) {
-  // The path is followed once. What it leads to is looked at, and only that is opened: between two
-  // looks at a path another file may have got the name, or a link lead to a device.
+  // The path is resolved once. What is there is checked, and only that is opened: if the path were
+  // resolved again, it might be another file's, or a link to a device.
   Entering("open");
   const UniqueFd found(open(path.c_str(), O_PATH | O_CLOEXEC));
   if (!found.valid()) return LastFailure("open", path);
-  struct stat kind;
-  if (fstat(found.get(), &kind) < 0) return LastFailure("fstat", path);
-  if (!S_ISREG(kind.st_mode)) {
-    OpenedFile none;
-    none.path = path;
-    none.probe.facts.mode = kind.st_mode;
-    return none;
-  }
-  auto fd = Reopen(found.get(), O_RDONLY | O_NONBLOCK);
-  if (!fd.ok()) return Failure{fd.failure().error, fd.failure().syscall, path};
-  return Opened(std::move(fd.value()));
+  return OpenFound(found, path);
 }
 
 namespace {
 
-// Tries one place of a filesystem after another, until a call says that it has what it came for.
+// Tries one place of a filesystem after another, until a call returns true.
 template <typename At>
 bool AtAnyPlace(uint32_t major, uint32_t minor, At at) {
   const auto in = [&](const std::vector<Mount>& mounts) {
@@ -145,16 +155,32 @@ bool AtAnyPlace(uint32_t major, uint32_t minor, At at) {
 }  // namespace
 
 Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle) {
-  Result<UniqueFd> outcome = Failure{ENODEV, "open_by_handle_at"};
-  AtAnyPlace(major, minor, [&](const std::string& place) {
-    auto fd = OpenHandle(place, major, minor, handle);
+  // The outcome of the search, and what it is when no place gives one: why the last of them did
+  // not, where that is worth telling.
+  Result<OpenedFile> outcome = Failure{ENODEV, "open_by_handle_at"};
+  Result<OpenedFile> otherwise = Failure{ENODEV, "open_by_handle_at"};
+  const bool ended = AtAnyPlace(major, minor, [&](const std::string& place) {
+    auto found = FindHandle(place, major, minor, handle);
     // Only the filesystem itself says ESTALE or gives the file: what else fails is the way there.
-    if (!fd.ok() && fd.failure().error != ESTALE) return false;
-    outcome = std::move(fd);
-    return true;
+    if (found.ok()) {
+      auto path = PathOf(found.value().get());
+      outcome = path.ok() ? OpenFound(found.value(), path.value()) : path.failure();
+      return true;
+    }
+    const Failure& failure = found.failure();
+    if (failure.error == ESTALE) {
+      outcome = failure;
+      return true;
+    }
+    if (failure.error == EPERM && failure.syscall == std::string_view("open_by_handle_at")) {
+      otherwise = failure;
+    } else if (failure.error == EAGAIN) {
+      auto other = OpenFile(place);
+      if (other.ok() && other.value().leased) otherwise = std::move(other);
+    }
+    return false;
   });
-  if (!outcome.ok()) return outcome.failure();
-  return Opened(std::move(outcome.value()));
+  return ended ? std::move(outcome) : std::move(otherwise);
 }
 
 Result<std::optional<std::string>> FilesystemUuid(uint32_t major, uint32_t minor) {

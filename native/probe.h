@@ -42,6 +42,9 @@ struct OpenedFile {
   // Without symbolic links.
   std::string path;
   FileProbe probe;
+  // A process has a write lease on the file, which the kernel now breaks. The file is not opened,
+  // and its device and inode are all that is known of it.
+  bool leased = false;
 };
 
 // Opens a regular file for reading. Anything else is not opened, for to open a device or a pipe can
@@ -49,7 +52,8 @@ struct OpenedFile {
 Result<OpenedFile> OpenFile(const std::string& path);
 // Opens a regular file by its handle, through whatever mount or open file leads to its filesystem,
 // which has this device: in this mount namespace, or in that of any process that /proc shows.
-// ESTALE when the filesystem has no such file; ENODEV when nothing leads to the filesystem.
+// ESTALE when the filesystem has no such file; EPERM when this process may not use handles; ENODEV
+// when nothing leads to the filesystem. A lease on the file that leads there counts as one on this.
 Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle);
 // The UUID of a filesystem, which has this device and is found in the same way; nothing where
 // nothing leads to it, or the kernel does not tell.

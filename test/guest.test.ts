@@ -78,7 +78,14 @@ const GUESTS: Guest[] = [
   { test: 'namespaces', options: ['--disk=100'] },
   { test: 'stack', options: ['--disk=600', '--memory=4G'] },
   { test: 'refusals', options: ['--udev', '--disk=400', '--modules=dm-delay'] },
-  { test: 'stuck', args: ['ext4'], options: ['--disk=100', '--udev', '--modules=dm-delay'] },
+  {
+    test: 'stuck',
+    args: ['ext4'],
+    options: [
+      ...['--disk=100', '--udev'],
+      `--modules=${['dm-delay', '9p', '9pnet_fd', ...VFAT].join(',')}`,
+    ],
+  },
   { test: 'stuck', args: ['xfs'], options: ['--disk=400', '--modules=dm-delay'] },
   { test: 'errors', options: ['--udev', '--disk=400'] },
   { test: 'look-only', options: ['--disk=100'] },

@@ -97,6 +97,8 @@ export interface OpenedFile {
   fd: number
   /** Without symbolic links. */
   path: string
+  /** Whether a write lease of another process keeps it from being opened: see native/probe.h. */
+  leased: boolean
   probe: FileProbe
 }
 
@@ -202,7 +204,7 @@ interface Addon {
   packExtents: (rows: Float64Array) => ExtentList
   /** Some of the extents, four numbers each: logical, physical, length, flags. */
   extentRows: (extents: ExtentList, first: number, count: number) => Float64Array
-  /** The descriptor is -1 when it is not a regular file. */
+  /** The descriptor is -1 when it is not a regular file, or leased. */
   openFile: Call<[path: string], OpenedFile>
   /** Through any mount of the filesystem on that device; see native/probe.h. */
   openFileByHandle: Call<[major: number, minor: number, handle: string], OpenedFile>

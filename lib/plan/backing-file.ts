@@ -1,6 +1,7 @@
 // The file behind a device: opened once, and identified by its file handle, not by its path.
 import debug from 'debug'
-import { dmloopError, isSystemError } from '../kernel/errors.js'
+import { DmloopError, dmloopError, isSystemError, problem } from '../kernel/errors.js'
+import { lockHolders } from '../kernel/file-locks.js'
 import { usesOf, type Uses } from '../kernel/file-uses.js'
 import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
 import {
@@ -37,24 +38,30 @@ export class BackingFile implements AsyncDisposable {
   }
 
   /**
-   * Opens a regular file for reading. Rejects with DMLOOP_NOT_REGULAR_FILE for anything else, and
-   * with the system's error where there is no file or no permission.
+   * Opens a regular file for reading. Rejects with DMLOOP_NOT_REGULAR_FILE for anything else, with
+   * DMLOOP_FILE_IN_USE when another process keeps a write lease on it until the limit, and with the system's
+   * error where there is no file or no permission.
    */
-  static async open(file: string): Promise<BackingFile> {
-    const opened = await result(native.openFile(file), file)
-    if (opened.fd < 0) throw dmloopError('DMLOOP_NOT_REGULAR_FILE', { file: opened.path })
-    return await BackingFile.#of(opened)
+  static async open(file: string, limit: WaitLimit): Promise<BackingFile> {
+    return await BackingFile.#of(await unleased(() => result(native.openFile(file), file), limit))
   }
 
   /**
    * Opens a file by its handle, on the filesystem of a device, through any mount of it. Rejects with ESTALE
-   * when the filesystem has no such file, and with ENODEV when it is mounted nowhere.
+   * when the filesystem has no such file, with ENODEV when it is mounted nowhere, with EPERM without
+   * CAP_DAC_READ_SEARCH, and with DMLOOP_FILE_IN_USE like `open`.
    */
-  static async openHandle(major: number, minor: number, handle: string): Promise<BackingFile> {
-    return await BackingFile.#of(await result(native.openFileByHandle(major, minor, handle)))
+  static async openHandle(
+    { major, minor }: { major: number; minor: number },
+    handle: string,
+    limit: WaitLimit,
+  ): Promise<BackingFile> {
+    const open = (): Promise<OpenedFile> => result(native.openFileByHandle(major, minor, handle))
+    return await BackingFile.#of(await unleased(open, limit))
   }
 
   static async #of({ fd, path, probe }: OpenedFile): Promise<BackingFile> {
+    if (fd < 0) throw dmloopError('DMLOOP_NOT_REGULAR_FILE', { file: path })
     try {
       const file = new BackingFile(path, fd, await examine(fd, path, probe))
       log('%s: %s on %s, inode %s', path, file.filesystem.name, file.device, file.facts.inode)
@@ -162,6 +169,27 @@ export class BackingFile implements AsyncDisposable {
   }
 }
 
+/**
+ * Repeats opening a file while another process has a write lease on it: each attempt makes the kernel ask for
+ * the lease, and end it after /proc/sys/fs/lease-break-time seconds. Rejects with DMLOOP_FILE_IN_USE.
+ */
+async function unleased(open: () => Promise<OpenedFile>, limit: WaitLimit): Promise<OpenedFile> {
+  let last: OpenedFile | undefined
+  const opened = await poll(async () => {
+    last = await open()
+    return last.leased ? undefined : last
+  }, limit)
+  if (opened) return opened
+  const holders = last ? await lockHolders('LEASE', last.probe.facts) : []
+  const detail = `has a lease of ${holders.join(', ') || 'another process'}`
+  throw new DmloopError({
+    ...problem('DMLOOP_FILE_IN_USE', { file: last?.path }, detail),
+    remedy:
+      'Have the processes that are named close it, or try again later: Linux ends the lease after the seconds in /proc/sys/fs/lease-break-time.',
+    blocks: 'all',
+  })
+}
+
 const addressCallOf = ({ name }: Filesystem): AddressCall =>
   FILESYSTEMS[name]?.addresses ?? 'FIEMAP'
 
@@ -210,10 +238,10 @@ export class BackingFiles implements AsyncDisposable {
     return this.list.map(({ identity }) => identity)
   }
 
-  static async open(files: readonly string[]): Promise<BackingFiles> {
+  static async open(files: readonly string[], limit: WaitLimit): Promise<BackingFiles> {
     const opened: BackingFile[] = []
     try {
-      for (const file of files) opened.push(await BackingFile.open(file))
+      for (const file of files) opened.push(await BackingFile.open(file, limit))
       return new BackingFiles(opened)
     } catch (error) {
       await new BackingFiles(opened)[Symbol.asyncDispose]()

@@ -27,7 +27,7 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
 
 async function makePlan(request: PlanRequest): Promise<Plan> {
   try {
-    await using files = await BackingFiles.open(request.files)
+    await using files = await BackingFiles.open(request.files, DEFAULT_WAIT)
     const judged = inspectFiles(files.list, request)
     const built =
       request.backend === 'loop' ? undefined : await buildPlan(files.list, request, judged)

@@ -714,6 +714,72 @@ await t.test('a lock on the file keeps processes apart, whatever their /run', as
   nothingLeft(t)
 })
 
+/** Runs a shell command as a user, until it is told to end or the test does; it prints something when ready. */
+async function holder(t: Test, uid: number, command: string): Promise<() => Promise<void>> {
+  const args = ['--reuid', `${uid}`, '--clear-groups', 'sh', '-c', command]
+  const child = spawn('setpriv', args, { stdio: ['ignore', 'pipe', 'inherit'], detached: true })
+  const exited = once(child, 'exit')
+  let ended = false
+  const end = async (): Promise<void> => {
+    if (!ended) process.kill(-(child.pid ?? 0), 'SIGKILL')
+    ended = true
+    await exited
+  }
+  t.teardown(end)
+  await once(child.stdout, 'data')
+  return end
+}
+
+// On f2fs nobody but root can open a mapped file.
+const othersOpen = filesystem !== 'f2fs'
+
+await t.test('its owner has a lease on it', { skip: !othersOpen }, async (t) => {
+  const { file, before } = userFile('leased')
+  // fcntl(2): F_SETLEASE, F_WRLCK. The kernel asks for it in vain.
+  const lease = `exec perl -e '
+    $SIG{IO} = sub {}; open F, "<", "${file}" or die; fcntl F, 1024, 1 or die "lease: $!";
+    $| = 1; print "leased"; select undef, undef, undef, 0.1 while 1'`
+  const LEASED = { code: 'DMLOOP_FILE_IN_USE', message: /has a lease of process \d+ \(perl\)/ }
+  const end = await holder(t, 1000, lease)
+  await t.rejects(mapFile(file, { timeout: 300 }), LEASED)
+  t.match((await planFile(file)).problems, [LEASED])
+  await end()
+  const device = await mapFile(file)
+  write(device, file)
+  const seconds = sh('cat /proc/sys/fs/lease-break-time')
+  sh('echo 3 >/proc/sys/fs/lease-break-time')
+  const endSecond = await holder(t, 1000, lease)
+  await t.rejects(device.unmap({ timeout: 300 }), LEASED)
+  t.strictSame(deviceNames(), ['host'], 'the device is gone')
+  // lsattr would have to open it.
+  t.match(sh(`getfattr -m trusted ${file}`), /dmloop/, 'and the file is still guarded')
+  await device.unmap()
+  await endSecond()
+  sh(`echo ${seconds.trim()} >/proc/sys/fs/lease-break-time`)
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
+
+await t.test('a caller without CAP_DAC_READ_SEARCH', async (t) => {
+  const unmap = (name: string): string =>
+    sh(`setpriv --bounding-set -dac_read_search ${process.execPath} ${PEER} unmap ${name}`).trim()
+  await story(
+    t,
+    'incapable',
+    (_, file) => file,
+    {},
+    (device) => {
+      t.equal(unmap('incapable'), 'unmapped')
+      return device.unmap()
+    },
+  )
+  await story(t, 'incapable-moved', rename, {}, (device) => {
+    t.equal(unmap('incapable-moved'), 'EPERM', 'it needs a handle, and says so')
+    t.strictSame(deviceNames(), ['host', 'incapable-moved'])
+    return device.unmap()
+  })
+})
+
 await t.test('a mark that nobody can read is no error', async (t) => {
   const file = `${host.path}/marked`
   randomFile(file, SIZE)

@@ -173,6 +173,34 @@ async function testOn(filesystem: string): Promise<void> {
     t.equal(await settled(before), before, 'the next mapping clears up')
   })
 
+  if (filesystem === 'ext4') {
+    await t.test('the server of another filesystem is gone', async (t) => {
+      const file = files[0] as string
+      const device = await mapFile(file)
+      const server = spawn(process.execPath, ['test/tools/serve-9p.mjs', '/tmp/9p'], {
+        stdio: 'ignore',
+      })
+      sh(`while ! [ -e /tmp/9p ]; do sleep 0.1; done; mkdir -p /tmp/remote
+        mount -i -t 9p -o trans=unix,version=9p2000.L /tmp/9p /tmp/remote`)
+      const reader = spawn('sh', ['-c', 'exec 3</tmp/remote/file; echo open; exec sleep 1000'], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      })
+      await once(reader.stdout, 'data')
+      sh(`umount ${host.path}`)
+      server.kill('SIGSTOP')
+      const { error } = await told(device.unmap({ timeout: 1000 }))
+      t.match(error, { code: 'DMLOOP_FILE_UNREACHABLE' }, 'the file is looked for past it')
+      t.strictSame(deviceNames(), ['host'], 'and the device is gone')
+      server.kill('SIGCONT')
+      reader.kill('SIGKILL')
+      await once(reader, 'exit')
+      sh(`umount /tmp/remote; mount /dev/mapper/host ${host.path}`)
+      server.kill('SIGKILL')
+      await device.unmap()
+      t.equal(await settled(before), before, 'nothing is left')
+    })
+  }
+
   t.strictSame(rejections, [], 'no rejection was left to nobody')
   host.remove()
 }
