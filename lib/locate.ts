@@ -1,5 +1,4 @@
 // Finding the file of a mapping again: by its identity, never by its path alone.
-import { opendir } from 'node:fs/promises'
 import { join } from 'node:path'
 import debug from 'debug'
 import { DmloopError, isSystemError } from './kernel/errors.js'
@@ -207,13 +206,15 @@ async function locateByAddress(
 ): Promise<Located> {
   const there = path === undefined ? undefined : await openIf(path, identity, limit)
   if (there instanceof BackingFile) return there
-  const [mount] = await mountsOf(device)
-  if (!mount) return 'unreachable'
+  const mounts = await mountsOf(device)
+  if (mounts.length === 0) return 'unreachable'
   let failure = there
-  for await (const file of filesIn(mount.mountPoint)) {
-    const found = await openIf(file, identity, NO_WAIT)
-    if (found instanceof BackingFile) return found
-    failure ??= found
+  for (const { mountPoint, id } of mounts) {
+    for await (const file of filesIn(mountPoint, id)) {
+      const found = await openIf(file, identity, NO_WAIT)
+      if (found instanceof BackingFile) return found
+      failure ??= found
+    }
   }
   // It may be the one that could not be opened.
   return failure ?? 'gone'
@@ -243,10 +244,9 @@ async function openIf(
 const isDmloopError = (error: unknown, code: DmloopCode): error is DmloopError =>
   error instanceof DmloopError && error.code === code
 
-async function* filesIn(folder: string): AsyncIterable<string> {
-  for await (const entry of await opendir(folder)) {
-    const path = join(folder, entry.name)
-    if (entry.isDirectory()) yield* filesIn(path)
-    else if (entry.isFile()) yield path
-  }
+/** The regular files in a folder, and in those within it, as far as they are on this mount. */
+async function* filesIn(folder: string, mount: number): AsyncIterable<string> {
+  const { files, folders } = await result(native.listFolder(folder, mount), folder)
+  for (const name of files) yield join(folder, name)
+  for (const name of folders) yield* filesIn(join(folder, name), mount)
 }

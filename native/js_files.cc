@@ -195,6 +195,22 @@ Napi::Value ReadFolderJs(const Napi::CallbackInfo& info) {
       });
 }
 
+Napi::Value ListFolderJs(const Napi::CallbackInfo& info) {
+  const auto mount = SafeInteger(info[1]);
+  if (!info[0].IsString() || !mount) return Reject(info.Env(), "listFolder(path, mount)");
+  return PromiseWorker<FolderNames>::Run(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), mount = *mount] {
+        return ListFolder(path, mount);
+      },
+      [](Napi::Env env, FolderNames& names) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("files", Strings(env, names.files));
+        object.Set("folders", Strings(env, names.folders));
+        return object;
+      });
+}
+
 Napi::Value LockRecordJs(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) return Reject(info.Env(), "lockRecord(path)");
   return PromiseWorker<LockedRecord>::Run(
@@ -346,6 +362,7 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "close", CloseJs);
   Add(exports, "readFirst", ReadFirstJs);
   Add(exports, "readFolder", ReadFolderJs);
+  Add(exports, "listFolder", ListFolderJs);
   Add(exports, "lockRecord", LockRecordJs);
   Add(exports, "writeRecord", FileTextStepJs<WriteRecord>);
   Add(exports, "releaseRecord", ReleaseRecordJs);

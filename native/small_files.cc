@@ -5,8 +5,11 @@
 #include <unistd.h>
 
 #include <array>
+#include <charconv>
 #include <memory>
+#include <string_view>
 
+#include "files.h"
 #include "progress.h"
 
 namespace dmloop {
@@ -16,6 +19,21 @@ namespace {
 // There is no such file; a device without the attribute says EINVAL, and one that has gone ENODEV.
 bool IsAbsent(int error) {
   return error == ENOENT || error == ENOTDIR || error == EINVAL || error == ENODEV;
+}
+
+// The number of the mount that a descriptor leads to (proc_pid_fdinfo(5)): its filesystem is not
+// asked.
+Result<uint64_t> MountOf(const UniqueFd& fd) {
+  auto text = ReadText("/proc/self/fdinfo/" + std::to_string(fd.get()));
+  if (!text.ok()) return text.failure();
+  constexpr std::string_view kField = "mnt_id:\t";
+  const std::string info = std::move(text.value()).value_or("");
+  const size_t at = info.find(kField);
+  uint64_t number = 0;
+  if (at != std::string::npos) {
+    std::from_chars(info.data() + at + kField.size(), info.data() + info.size(), number);
+  }
+  return number;
 }
 
 struct CloseFolder {
@@ -64,6 +82,36 @@ std::vector<std::string> NamesIn(const std::string& path) {
   if (!folder) return names;
   while (const struct dirent* entry = readdir(folder.get())) names.push_back(entry->d_name);
   return names;
+}
+
+Result<FolderNames> ListFolder(const std::string& path, uint64_t mount) {
+  FolderNames names;
+  Entering("open");
+  const UniqueFd found(open(path.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!found.valid()) {
+    if (errno == ENOENT || errno == ENOTDIR) return names;
+    return LastFailure("open", path);
+  }
+  auto on = MountOf(found);
+  if (!on.ok()) return on.failure();
+  if (on.value() != mount) return names;
+  auto opened = Reopen(found.get(), O_RDONLY | O_DIRECTORY);
+  if (!opened.ok()) return opened.failure();
+  const std::unique_ptr<DIR, CloseFolder> folder(fdopendir(opened.value().get()));
+  if (!folder) return LastFailure("fdopendir", path);
+  static_cast<void>(opened.value().release());
+  for (;;) {
+    Entering("getdents64");
+    errno = 0;
+    const struct dirent* const entry = readdir(folder.get());
+    if (entry == nullptr && errno != 0) return LastFailure("getdents64", path);
+    if (entry == nullptr) return names;
+    std::string name = entry->d_name;
+    if (entry->d_type == DT_REG) names.files.push_back(std::move(name));
+    if (entry->d_type == DT_DIR && name != "." && name != "..") {
+      names.folders.push_back(std::move(name));
+    }
+  }
 }
 
 Result<Folder> ReadFolder(const std::string& path, const std::string& suffix) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,6 +20,14 @@ Result<std::optional<std::string>> ReadText(const std::string& path);
 Result<std::optional<std::string>> ReadFirst(const std::vector<std::string>& paths);
 // The entries of a directory; empty when it cannot be read.
 std::vector<std::string> NamesIn(const std::string& path);
+struct FolderNames {
+  std::vector<std::string> files;
+  std::vector<std::string> folders;
+};
+// The regular files and the directories in a directory; empty where the path is not in this mount
+// (the first number of a line in proc_pid_mountinfo(5)). A filesystem that is mounted over it is
+// not accessed: its server may be gone.
+Result<FolderNames> ListFolder(const std::string& path, uint64_t mount);
 // The files of a directory whose names end with a suffix, with their texts; empty when there is no
 // directory. A file that is removed meanwhile is left out.
 using Folder = std::vector<std::pair<std::string, std::string>>;

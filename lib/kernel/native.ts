@@ -222,6 +222,8 @@ interface Addon {
   readFirst: Call<[paths: string[]], string | undefined>
   /** The files of a directory whose names end with the suffix; none when there is no directory. */
   readFolder: Call<[path: string, suffix: string], { name: string; text: string }[]>
+  /** The regular files and the folders in a folder; none where the path is not on this mount. */
+  listFolder: Call<[path: string, mount: number], { files: string[]; folders: string[] }>
   lockRecord: Call<[path: string], { fd: number; text: string }>
   writeRecord: Call<[fd: number, text: string], void>
   releaseRecord: Call<[fd: number, path: string], void>

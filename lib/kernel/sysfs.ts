@@ -54,6 +54,8 @@ export const mapperUuid = (device: string): Promise<string | undefined> =>
   attribute(device, 'dm/uuid')
 
 export interface Mount {
+  /** The mount's own number. */
+  id: number
   /** The filesystem's device, as "major:minor". */
   device: string
   mountPoint: string
@@ -83,6 +85,7 @@ export const parseMountinfo = (mountinfo: string): Mount[] =>
         fields.indexOf('-') + 1,
       )
       return {
+        id: Number(fields[0]),
         device: fields[2] ?? '',
         mountPoint: unescapePath(fields[4] ?? ''),
         filesystem,

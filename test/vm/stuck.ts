@@ -7,7 +7,7 @@ import { readdirSync, readlinkSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { mapFile, type DmloopError } from 'dmloop'
+import { mapFile, openMapping, type DmloopError } from 'dmloop'
 import { deviceNames, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const [role = 'ext4', argument = ''] = process.argv.slice(2)
@@ -197,6 +197,28 @@ async function testOn(filesystem: string): Promise<void> {
       sh(`umount /tmp/remote; mount /dev/mapper/host ${host.path}`)
       server.kill('SIGKILL')
       await device.unmap()
+      t.equal(await settled(before), before, 'nothing is left')
+    })
+
+    await t.test('a file without a handle is searched for on a dead disk', async (t) => {
+      const vfat = makeHost('vfat', oneSegment(1), { name: 'vfat' })
+      // More than the kernel reads with the root directory.
+      sh(`mkdir ${vfat.path}/many; cd ${vfat.path}/many
+        for i in $(seq 1 600); do : >a-rather-long-name-of-a-file-$i; done`)
+      randomFile(`${vfat.path}/image`, 256 << 10)
+      const device = await mapFile(`${vfat.path}/image`, { guard: 'none', name: 'image' })
+      sh(`rm -f /run/dmloop/*; umount ${vfat.path}; mount /dev/mapper/vfat ${vfat.path}
+        dmsetup suspend --nolockfs --noflush vfat`)
+      const calls = Array.from({ length: 4 }, () => told(openMapping('image')))
+      for (const { error } of await Promise.all(calls)) t.match(error, { code: 'DMLOOP_TIMEOUT' })
+      const read = performance.now()
+      await readFile('/proc/uptime')
+      const took = performance.now() - read
+      t.ok(took < 200, `an unrelated fs.readFile took ${took.toFixed(0)} ms`)
+      sh('dmsetup resume vfat')
+      await (await openMapping('image')).unmap()
+      await device.unmap()
+      vfat.remove()
       t.equal(await settled(before), before, 'nothing is left')
     })
   }
