@@ -2,10 +2,12 @@
 import { mkdir } from 'node:fs/promises'
 import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError } from './kernel/errors.js'
+import type { Inode } from './kernel/file-uses.js'
 import { native, result } from './kernel/native.js'
+import { identify } from './kernel/path.js'
 import type { DmloopCode } from './kernel/policy.js'
 import { NO_WAIT, poll, type WaitLimit } from './kernel/wait.js'
-import { BackingFiles } from './plan/backing-file.js'
+import { BackingFiles, lockedError } from './plan/backing-file.js'
 import { DIRECTORY, parseRecord, recordPath, type MappingRecord } from './record.js'
 
 const log = debug('dmloop:file-lock')
@@ -108,8 +110,7 @@ export async function openLocked(paths: readonly string[], limit: WaitLimit): Pr
   }, limit)
   if (opened) return opened
   if (busy instanceof DmloopError && busy.code === 'DMLOOP_FILE_IN_USE') throw busy
-  const detail = `was in use by another process that maps or unmaps it for ${limit.timeout} ms`
-  const error = dmloopError('DMLOOP_TIMEOUT', { file: paths[0] }, detail)
+  const error = await lockedError(paths[0], await inodesAt(paths), limit)
   error.cause = busy
   throw error
 }
@@ -128,6 +129,14 @@ async function tryOpenLocked(paths: readonly string[]): Promise<LockedFiles> {
     await files[Symbol.asyncDispose]()
     throw error
   }
+}
+
+/** The files at some paths, as far as they are still there. */
+async function inodesAt(paths: readonly string[]): Promise<Inode[]> {
+  const found = await Promise.all(paths.map((path) => identify(path).catch(() => undefined)))
+  return found
+    .filter((facts) => facts !== undefined)
+    .map(({ fsMajor, fsMinor, inode }) => ({ major: fsMajor, minor: fsMinor, inode }))
 }
 
 /** Opens and locks a record; undefined when another process has it. */

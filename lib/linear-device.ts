@@ -148,7 +148,9 @@ export class LinearDevice extends FileDevice {
     // Not all of the files may be found: the device is removed in any case, and the rest is reported at the end.
     // A file that cannot be opened because of a lease is open in no other process, so none maps or unmaps it.
     await using files = await MappedFiles.find(record, request, table)
-    await files.flock(request)
+    // A lock that any reader can take must not keep the device. A process that unmaps it at the same time under a
+    // shared lock takes the same steps, each of which can be repeated; no process maps the file meanwhile.
+    await files.flock(request, { orShared: true })
     // Until then a process with another /run may have unmapped the file and mapped it again.
     if (device && !(await files.isCurrent())) return 'removed'
     if (device && (await removeDevice(device, request)) === 'deferred') return 'deferred'

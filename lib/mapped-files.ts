@@ -74,8 +74,8 @@ export class MappedFiles implements AsyncDisposable {
   }
 
   /** See `BackingFiles.flock`. */
-  async flock(limit: WaitLimit): Promise<void> {
-    await new BackingFiles(this.found).flock(limit)
+  async flock(limit: WaitLimit, options?: { orShared: boolean }): Promise<void> {
+    await new BackingFiles(this.found).flock(limit, options)
   }
 
   /** Whether nothing says that the first file was mapped again: its mark, if it has one, is of this mapping. */

@@ -73,8 +73,8 @@ Result<uint32_t> GetPinCount(int fd) {
   return count;
 }
 
-Result<Nothing> LockFile(int fd) {
-  if (flock(fd, LOCK_EX | LOCK_NB) < 0) return LastFailure("flock");
+Result<Nothing> LockFile(int fd, bool exclusive) {
+  if (flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0) return LastFailure("flock");
   return Nothing{};
 }
 

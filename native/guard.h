@@ -29,8 +29,8 @@ Result<Nothing> SetPinned(int fd, bool pinned);
 Result<uint32_t> GetPinCount(int fd);
 
 // Locks a file for this open file description until that is closed, without waiting (flock(2)).
-// EAGAIN when another one has it locked.
-Result<Nothing> LockFile(int fd);
+// EAGAIN when another one has it locked; for a shared lock, when another one has an exclusive lock.
+Result<Nothing> LockFile(int fd, bool exclusive);
 
 // The extended attribute in which a guard notes what it has set; nothing when there is none, and an
 // empty text for one that is longer than any of ours.

@@ -369,7 +369,7 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "findDifference", FindDifferenceJs);
   Add(exports, "findStaleByte", FindStaleByteJs);
   Add(exports, "pageOut", PageOutJs);
-  Add(exports, "lockFile", FileStepJs<LockFile>);
+  Add(exports, "lockFile", FileSwitchJs<LockFile>);
   Add(exports, "takeLease", FileSwitchJs<TakeLease>);
   Add(exports, "endLease", EndLeaseJs);
   Add(exports, "setImmutable", FileSwitchJs<SetImmutable>);

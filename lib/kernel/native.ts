@@ -228,7 +228,7 @@ interface Addon {
   writeRecord: Call<[fd: number, text: string], void>
   releaseRecord: Call<[fd: number, path: string], void>
   /** Until the descriptor is closed. */
-  lockFile: Call<[fd: number], void>
+  lockFile: Call<[fd: number, exclusive: boolean], void>
   takeLease: Call<[fd: number, exclusive: boolean], void>
   /** Whether nobody has broken it. */
   endLease: Call<[fd: number, exclusive: boolean], boolean>

@@ -2,7 +2,7 @@
 import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError, problem } from '../kernel/errors.js'
 import { lockHolders } from '../kernel/file-locks.js'
-import { usesOf, type Uses } from '../kernel/file-uses.js'
+import { usesOf, type Inode, type Uses } from '../kernel/file-uses.js'
 import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
 import {
   native,
@@ -128,23 +128,32 @@ export class BackingFile implements AsyncDisposable {
   /**
    * Locks the file against every other process that maps or unmaps it, whatever /run that process has, until
    * it is closed. Rejects with DMLOOP_TIMEOUT when another process keeps its lock.
+   *
+   * Whoever can read the file can lock it. With `orShared`, a shared lock will do when only shared locks are in
+   * the way at the end: it keeps out everybody who wants an exclusive one, and can be had only while nobody has
+   * one. That leaves those who ask for a shared lock likewise.
    */
-  async flock(limit: WaitLimit): Promise<void> {
-    const { fd, path } = this
-    const locked = await poll(async () => {
-      try {
-        await result(native.lockFile(fd), path)
-        return true
-      } catch (error) {
-        if (isSystemError(error, 'EAGAIN')) return undefined
-        // A filesystem without such locks, or a network filesystem that requires a writable descriptor.
-        if (isSystemError(error, 'EBADF', 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP')) return true
-        throw error
-      }
-    }, limit)
-    if (locked) return
-    const detail = `was locked (flock) by another process for ${limit.timeout} ms`
-    throw dmloopError('DMLOOP_TIMEOUT', { file: path }, detail)
+  async flock(limit: WaitLimit, { orShared = false } = {}): Promise<void> {
+    const { path, facts } = this
+    if (await poll(() => this.#tryFlock(true), limit)) return
+    if (orShared && (await this.#tryFlock(false))) {
+      log('%s: readers keep it locked', path)
+      return
+    }
+    throw await lockedError(path, [facts], limit)
+  }
+
+  /** Whether the file is locked now; undefined when it is not. */
+  async #tryFlock(exclusive: boolean): Promise<true | undefined> {
+    try {
+      await result(native.lockFile(this.fd, exclusive), this.path)
+      return true
+    } catch (error) {
+      if (isSystemError(error, 'EAGAIN')) return undefined
+      // A filesystem without such locks, or a network filesystem that requires a writable descriptor.
+      if (isSystemError(error, 'EBADF', 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP')) return true
+      throw error
+    }
   }
 
   /** Reads the facts of the file again. Rejects with DMLOOP_FILE_CHANGED when its identity has changed. */
@@ -188,6 +197,21 @@ async function unleased(open: () => Promise<OpenedFile>, limit: WaitLimit): Prom
       'Have the processes that are named close it, or try again later: Linux ends the lease after the seconds in /proc/sys/fs/lease-break-time.',
     blocks: 'all',
   })
+}
+
+/** The error for files that other processes keep locked, with who they are. */
+export async function lockedError(
+  path: string | undefined,
+  files: readonly Inode[],
+  { timeout }: WaitLimit,
+): Promise<DmloopError> {
+  const found = await Promise.all(files.map((file) => lockHolders('FLOCK', file)))
+  const holders = found.flat().join(', ')
+  const detail = `was locked (flock) by ${holders || 'another process'} for ${timeout} ms`
+  const timedOut = problem('DMLOOP_TIMEOUT', { file: path }, detail)
+  if (holders === '') return new DmloopError(timedOut)
+  const remedy = 'Have the processes that are named unlock or close the file, then try again.'
+  return new DmloopError({ ...timedOut, remedy })
 }
 
 const addressCallOf = ({ name }: Filesystem): AddressCall =>
@@ -250,10 +274,11 @@ export class BackingFiles implements AsyncDisposable {
   }
 
   /** See `BackingFile.flock`. All processes lock in the same order, so that no two wait for each other. */
-  async flock(limit: WaitLimit): Promise<void> {
+  async flock(limit: WaitLimit, options?: { orShared: boolean }): Promise<void> {
     // A file that is named twice is locked once: two descriptors of one process exclude each other as well.
     const files = new Map(this.list.map((file) => [file.identity, file]))
-    for (const identity of [...files.keys()].sort()) await files.get(identity)?.flock(limit)
+    for (const identity of [...files.keys()].sort())
+      await files.get(identity)?.flock(limit, options)
   }
 
   async probe(): Promise<void> {

@@ -237,6 +237,20 @@ const STEPS = [
     run: IDENTITY,
   },
   {
+    step: 'that a shared lock by a reader does not keep a device',
+    file: 'linear-device',
+    from: 'orShared: true',
+    to: 'orShared: false',
+    run: IDENTITY,
+  },
+  {
+    step: 'that a shared lock is held in place of an exclusive lock',
+    file: 'plan/backing-file',
+    from: 'if (orShared && (await this.#tryFlock(false))) {',
+    to: 'if (orShared) {',
+    run: IDENTITY,
+  },
+  {
     step: 'that a file which cannot be opened because of a lease is reported',
     file: 'mapped-files',
     from: '    if (found instanceof Error) throw found\n    const mark',

@@ -699,14 +699,18 @@ await t.test('a lock on the file keeps processes apart, whatever their /run', as
       await once(holder, 'exit')
     }
   }
+  const LOCKED = {
+    code: 'DMLOOP_TIMEOUT',
+    message: /\(flock\) by process \d+ \(flock\) for 300 ms/,
+  }
   let unlock = await lock()
-  await t.rejects(mapFile(file, { timeout: 300 }), { code: 'DMLOOP_TIMEOUT' })
+  await t.rejects(mapFile(file, { timeout: 300 }), LOCKED)
   t.equal(attributes(file), before)
   await unlock()
   const device = await mapFile(file)
   write(device, file)
   unlock = await lock()
-  await t.rejects(device.unmap({ timeout: 300 }), { code: 'DMLOOP_TIMEOUT', message: /flock/ })
+  await t.rejects(device.unmap({ timeout: 300 }), LOCKED)
   t.strictSame(await device.verify(), OK, 'the mapping is whole')
   await unlock()
   await device.unmap()
@@ -732,6 +736,17 @@ async function holder(t: Test, uid: number, command: string): Promise<() => Prom
 
 // On f2fs nobody but root can open a mapped file.
 const othersOpen = filesystem !== 'f2fs'
+
+await t.test('a reader has a shared lock on it', { skip: !othersOpen }, async (t) => {
+  const { file, before } = userFile('locked-shared')
+  const device = await mapFile(file)
+  write(device, file)
+  const end = await holder(t, 65534, `exec flock -s ${file} sh -c 'echo locked; exec sleep 1000'`)
+  await device.unmap({ timeout: 300 })
+  await end()
+  givenBack(t, file, before)
+  nothingLeft(t)
+})
 
 await t.test('its owner has a lease on it', { skip: !othersOpen }, async (t) => {
   const { file, before } = userFile('leased')
