@@ -183,8 +183,8 @@ const STEPS = [
   {
     step: 'that a file which cannot be reached is reported',
     file: 'mapped-files',
-    from: '      throw unreachable(name)\n    }\n    const mark',
-    to: '      return\n    }\n    const mark',
+    from: '      throw unreachable(name)\n    }\n    if',
+    to: '      return\n    }\n    if',
     run: IDENTITY,
   },
   {
@@ -232,7 +232,7 @@ const STEPS = [
   {
     step: 'the lock on the file itself',
     file: 'plan/backing-file',
-    from: 'await files.get(identity)?.flock(limit)',
+    from: 'await files.get(identity)?.flock(limit, options)',
     to: 'await Promise.resolve(files.get(identity)?.path)',
     run: IDENTITY,
   },
