@@ -290,6 +290,9 @@ export class BackingFiles implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const file of this.list) await file[Symbol.asyncDispose]()
+    const closed = this.list.map((file) => file[Symbol.asyncDispose]())
+    // All are closed, and so unlocked, even if one fails.
+    await Promise.allSettled(closed)
+    await Promise.all(closed)
   }
 }

@@ -24,6 +24,8 @@ import {
   type MapOptions,
 } from 'dmloop'
 import { native } from '#lib/kernel/native.js'
+import { NO_WAIT } from '#lib/kernel/wait.js'
+import { BackingFiles } from '#lib/plan/backing-file.js'
 import { deviceNames, fileState, leftFiles, makeHost, randomFile, sh } from './lab.js'
 
 const [filesystem = 'ext4'] = process.argv.slice(2)
@@ -737,43 +739,45 @@ async function holder(t: Test, uid: number, command: string): Promise<() => Prom
 // On f2fs nobody but root can open a mapped file.
 const othersOpen = filesystem !== 'f2fs'
 
-await t.test('a reader has a shared lock on it', { skip: !othersOpen }, async (t) => {
-  const { file, before } = userFile('locked-shared')
-  const device = await mapFile(file)
-  write(device, file)
-  const end = await holder(t, 65534, `exec flock -s ${file} sh -c 'echo locked; exec sleep 1000'`)
-  await device.unmap({ timeout: 300 })
-  await end()
-  givenBack(t, file, before)
-  nothingLeft(t)
-})
+if (othersOpen)
+  await t.test('a reader has a shared lock on it', async (t) => {
+    const { file, before } = userFile('locked-shared')
+    const device = await mapFile(file)
+    write(device, file)
+    const end = await holder(t, 65534, `exec flock -s ${file} sh -c 'echo locked; exec sleep 1000'`)
+    await device.unmap({ timeout: 300 })
+    await end()
+    givenBack(t, file, before)
+    nothingLeft(t)
+  })
 
-await t.test('its owner has a lease on it', { skip: !othersOpen }, async (t) => {
-  const { file, before } = userFile('leased')
-  // fcntl(2): F_SETLEASE, F_WRLCK. The kernel asks for it in vain.
-  const lease = `exec perl -e '
+if (othersOpen)
+  await t.test('its owner has a lease on it', async (t) => {
+    const { file, before } = userFile('leased')
+    // fcntl(2): F_SETLEASE, F_WRLCK. The kernel asks for it in vain.
+    const lease = `exec perl -e '
     $SIG{IO} = sub {}; open F, "<", "${file}" or die; fcntl F, 1024, 1 or die "lease: $!";
     $| = 1; print "leased"; select undef, undef, undef, 0.1 while 1'`
-  const LEASED = { code: 'DMLOOP_FILE_IN_USE', message: /has a lease of process \d+ \(perl\)/ }
-  const end = await holder(t, 1000, lease)
-  await t.rejects(mapFile(file, { timeout: 300 }), LEASED)
-  t.match((await planFile(file)).problems, [LEASED])
-  await end()
-  const device = await mapFile(file)
-  write(device, file)
-  const seconds = sh('cat /proc/sys/fs/lease-break-time')
-  sh('echo 3 >/proc/sys/fs/lease-break-time')
-  const endSecond = await holder(t, 1000, lease)
-  await t.rejects(device.unmap({ timeout: 300 }), LEASED)
-  t.strictSame(deviceNames(), ['host'], 'the device is gone')
-  // lsattr would have to open it.
-  t.match(sh(`getfattr -m trusted ${file}`), /dmloop/, 'and the file is still guarded')
-  await device.unmap()
-  await endSecond()
-  sh(`echo ${seconds.trim()} >/proc/sys/fs/lease-break-time`)
-  givenBack(t, file, before)
-  nothingLeft(t)
-})
+    const LEASED = { code: 'DMLOOP_FILE_IN_USE', message: /has a lease of process \d+ \(perl\)/ }
+    const end = await holder(t, 1000, lease)
+    await t.rejects(mapFile(file, { timeout: 300 }), LEASED)
+    t.match((await planFile(file)).problems, [LEASED])
+    await end()
+    const device = await mapFile(file)
+    write(device, file)
+    const seconds = sh('cat /proc/sys/fs/lease-break-time')
+    sh('echo 3 >/proc/sys/fs/lease-break-time')
+    const endSecond = await holder(t, 1000, lease)
+    await t.rejects(device.unmap({ timeout: 300 }), LEASED)
+    t.strictSame(deviceNames(), ['host'], 'the device is gone')
+    // lsattr would have to open it.
+    t.match(sh(`getfattr -m trusted ${file}`), /dmloop/, 'and the file is still guarded')
+    await device.unmap()
+    await endSecond()
+    sh(`echo ${seconds.trim()} >/proc/sys/fs/lease-break-time`)
+    givenBack(t, file, before)
+    nothingLeft(t)
+  })
 
 await t.test('a caller without CAP_DAC_READ_SEARCH', async (t) => {
   const unmap = (name: string): string =>
@@ -793,6 +797,23 @@ await t.test('a caller without CAP_DAC_READ_SEARCH', async (t) => {
     t.strictSame(deviceNames(), ['host', 'incapable-moved'])
     return device.unmap()
   })
+})
+
+await t.test('a file that cannot be closed keeps no other one locked', async (t) => {
+  const { file } = userFile('unclosed')
+  const other = userFile('closed').file
+  const files = await BackingFiles.open([file, other], NO_WAIT)
+  await files.flock(NO_WAIT)
+  const { close } = native
+  native.close = async (fd) => {
+    await close(fd)
+    return fd === files.list[0]?.fd
+      ? { failure: { errno: -5, syscall: 'close' } }
+      : { value: undefined }
+  }
+  await t.rejects(files[Symbol.asyncDispose](), { code: 'EIO', syscall: 'close' })
+  native.close = close
+  t.equal(sh(`flock -n ${other} echo locked`), 'locked\n')
 })
 
 await t.test('a mark that nobody can read is no error', async (t) => {
