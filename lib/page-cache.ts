@@ -2,11 +2,13 @@
 import debug from 'debug'
 import type { BackingFile } from './plan/backing-file.js'
 import { isSystemError, dmloopError } from './kernel/errors.js'
+import { filesystemOf } from './kernel/filesystems.js'
 import { native, result } from './kernel/native.js'
 import { descriptorsOf, memoryOf } from './kernel/process-files.js'
 import { POLICY } from './kernel/policy.js'
 import { describeProcess, processIds } from './kernel/processes.js'
 import { poll } from './kernel/wait.js'
+import { hasDirectReads } from './plan/verdict.js'
 
 const log = debug('dmloop:page-cache')
 
@@ -40,8 +42,26 @@ export async function dropStalePages(file: BackingFile): Promise<void> {
   if (!expelled) throw await staleCacheError(file, last)
 }
 
-/** Drops the cached pages of a file and compares those that stay with the disk. */
-async function findStaleByte({ fd, path }: BackingFile): Promise<number | undefined> {
+/**
+ * Drops the cached pages of a file and compares those that stay with the disk. Where a direct read does not
+ * reach the disk, it would compare them with themselves: there every page that stays counts as stale.
+ */
+async function findStaleByte(file: BackingFile): Promise<number | undefined> {
+  const { fd, path } = file
+  const cached = await result(native.findCachedByte(fd), path)
+  if (cached < 0) return undefined
+  if (!(await readsFromDisk(file))) return cached
+  const stale = await compareWithDisk(file)
+  // It may have been remounted meanwhile.
+  return (await readsFromDisk(file)) ? stale : cached
+}
+
+async function readsFromDisk({ fd, path }: BackingFile): Promise<boolean> {
+  const probe = await result(native.probe(fd), path)
+  return hasDirectReads(probe.facts, filesystemOf(probe))
+}
+
+async function compareWithDisk({ fd, path }: BackingFile): Promise<number | undefined> {
   try {
     const byte = await result(native.findStaleByte(fd), path)
     return byte < 0 ? undefined : byte

@@ -16,6 +16,13 @@ namespace dmloop {
 
 namespace {
 
+#ifdef STATX_DIOALIGN
+constexpr unsigned kWanted = STATX_BASIC_STATS | STATX_DIOALIGN;
+#else
+// The headers are older than Linux 6.1.
+constexpr unsigned kWanted = STATX_BASIC_STATS;
+#endif
+
 // The answers of a filesystem that has no such ioctl; everything else is a failure worth telling.
 bool Unsupported(int error) { return error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS; }
 
@@ -25,7 +32,7 @@ Result<FileFacts> Inspect(int fd) {
   FileFacts facts;
   struct statx stat;
   Entering("statx");
-  if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stat) < 0) return LastFailure("statx");
+  if (statx(fd, "", AT_EMPTY_PATH, kWanted, &stat) < 0) return LastFailure("statx");
   facts.mode = stat.stx_mode;
   facts.uid = stat.stx_uid;
   facts.links = stat.stx_nlink;
@@ -35,6 +42,9 @@ Result<FileFacts> Inspect(int fd) {
   facts.device_minor = stat.stx_dev_minor;
   facts.attributes = stat.stx_attributes;
   facts.attributes_mask = stat.stx_attributes_mask;
+#ifdef STATX_DIOALIGN
+  if (stat.stx_mask & STATX_DIOALIGN) facts.direct_io = stat.stx_dio_offset_align != 0;
+#endif
 
   struct statfs filesystem;
   Entering("fstatfs");

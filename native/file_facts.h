@@ -27,6 +27,9 @@ struct FileFacts {
   uint64_t filesystem_size = 0;
   // ST_RDONLY of statfs(2).
   bool mount_read_only = false;
+  // STATX_DIOALIGN of statx(2): false where direct I/O is served from the page cache. Nothing where
+  // the filesystem, or a kernel before 6.1, does not say.
+  std::optional<bool> direct_io;
   // FS_*_FL of FS_IOC_GETFLAGS and FS_XFLAG_* of FS_IOC_FSGETXATTR; 0 where the filesystem has no
   // such call.
   uint32_t inode_flags = 0;

@@ -25,6 +25,7 @@ Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
   object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
   object.Set("mountReadOnly", facts.mount_read_only);
+  object.Set("directIo", BooleanOrUndefined(env, facts.direct_io));
   object.Set("filesystemSize", ExactNumber(env, facts.filesystem_size));
   object.Set("inodeFlags", facts.inode_flags);
   object.Set("extendedFlags", facts.extended_flags);
@@ -318,11 +319,13 @@ Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
       NumberOrMinusOne);
 }
 
-Napi::Value FindStaleByteJs(const Napi::CallbackInfo& info) {
+// The search for a byte of an open file.
+template <Result<std::optional<uint64_t>> (*find)(int)>
+Napi::Value FileSearchJs(const Napi::CallbackInfo& info) {
   const auto fd = UsedDescriptor::From(info[0]);
-  if (!fd) return Reject(info.Env(), "findStaleByte(fd)");
+  if (!fd) return Reject(info.Env(), "file search(fd)");
   return PromiseWorker<std::optional<uint64_t>>::Run(
-      info.Env(), [fd = *fd] { return FindStaleByte(fd.get()); }, NumberOrMinusOne);
+      info.Env(), [fd = *fd] { return find(fd.get()); }, NumberOrMinusOne);
 }
 
 Napi::Value PageOutJs(const Napi::CallbackInfo& info) {
@@ -367,7 +370,8 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "writeRecord", FileTextStepJs<WriteRecord>);
   Add(exports, "releaseRecord", ReleaseRecordJs);
   Add(exports, "findDifference", FindDifferenceJs);
-  Add(exports, "findStaleByte", FindStaleByteJs);
+  Add(exports, "findCachedByte", FileSearchJs<FindCachedByte>);
+  Add(exports, "findStaleByte", FileSearchJs<FindStaleByte>);
   Add(exports, "pageOut", PageOutJs);
   Add(exports, "lockFile", FileSwitchJs<LockFile>);
   Add(exports, "takeLease", FileSwitchJs<TakeLease>);

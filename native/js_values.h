@@ -173,6 +173,11 @@ inline Napi::Value StringOrUndefined(Napi::Env env, const std::optional<std::str
   return Napi::String::New(env, *text);
 }
 
+inline Napi::Value BooleanOrUndefined(Napi::Env env, std::optional<bool> value) {
+  if (!value) return env.Undefined();
+  return Napi::Boolean::New(env, *value);
+}
+
 // --- the rooms: each adds its functions -------------------------------------------------------
 
 inline void Add(Napi::Object& exports, const char* name,

@@ -126,9 +126,22 @@ Result<std::optional<uint64_t>> FindInWindow(const Sides& sides, uint64_t start,
   return std::optional<uint64_t>();
 }
 
-}  // namespace
-
-namespace {
+// The first page of a window that is in memory.
+Result<std::optional<uint64_t>> FindCachedPage(int fd, uint64_t start, uint64_t length) {
+  // A chunk at a time, and of the first that has something, a page at a time.
+  for (uint64_t step = kChunk, offset = start; offset < start + length;) {
+    auto cached = IsCached(fd, offset, std::min(step, start + length - offset));
+    if (!cached.ok()) return cached.failure();
+    if (!cached.value()) {
+      offset += step;
+    } else if (step == kDirectAlignment) {
+      return std::optional<uint64_t>(offset);
+    } else {
+      step = kDirectAlignment;
+    }
+  }
+  return std::optional<uint64_t>();
+}
 
 // The next byte that has a block on the disk, at the start of a page; `end` where there is none:
 // what has no block cannot be older than it, and a sparse file may be of any size.
@@ -140,30 +153,57 @@ uint64_t SkipHole(int fd, uint64_t offset, uint64_t end) {
   return static_cast<uint64_t>(data) / kDirectAlignment * kDirectAlignment;
 }
 
-}  // namespace
-
-Result<std::optional<uint64_t>> FindStaleByte(int fd) {
+// Drops the cache, and has a function look at each window in which something stays until it finds
+// something.
+template <typename Look>
+Result<std::optional<uint64_t>> FindInCache(int fd, Look look) {
   auto dropped = DropCache(fd);
   if (!dropped.ok()) return dropped.failure();
   struct stat stat;
   if (fstat(fd, &stat) < 0) return LastFailure("fstat");
   const auto end = static_cast<uint64_t>(stat.st_size);
-  std::optional<Sides> sides;
   for (uint64_t offset = SkipHole(fd, 0, end); offset < end;
        offset = SkipHole(fd, offset + kWindow, end)) {
     const uint64_t length = std::min(kWindow, end - offset);
     auto cached = IsCached(fd, offset, length);
     if (!cached.ok()) return cached.failure();
     if (!cached.value()) continue;
+    auto found = look(offset, length);
+    if (!found.ok() || found.value()) return found;
+  }
+  return std::optional<uint64_t>();
+}
+
+// process_madvise(2) for one range: it handles no more than 2 GiB less a page in a call
+// (MAX_RW_COUNT), and returns how much it did.
+Result<Nothing> PageOutRange(int process, iovec range) {
+  while (range.iov_len > 0) {
+    const long done = syscall(SYS_process_madvise, process, &range, 1, MADV_PAGEOUT, 0);
+    if (done < 0) return LastFailure("process_madvise");
+    if (done == 0) break;
+    range.iov_base = static_cast<std::byte*>(range.iov_base) + done;
+    range.iov_len -= static_cast<size_t>(done);
+  }
+  return Nothing{};
+}
+
+}  // namespace
+
+Result<std::optional<uint64_t>> FindCachedByte(int fd) {
+  return FindInCache(
+      fd, [fd](uint64_t offset, uint64_t length) { return FindCachedPage(fd, offset, length); });
+}
+
+Result<std::optional<uint64_t>> FindStaleByte(int fd) {
+  std::optional<Sides> sides;
+  return FindInCache(fd, [&](uint64_t offset, uint64_t length) -> Result<std::optional<uint64_t>> {
     if (!sides) {
       auto opened = OpenSides(fd);
       if (!opened.ok()) return opened.failure();
       sides.emplace(std::move(opened.value()));
     }
-    auto found = FindInWindow(*sides, offset, length);
-    if (!found.ok() || found.value()) return found;
-  }
-  return std::optional<uint64_t>();
+    return FindInWindow(*sides, offset, length);
+  });
 }
 
 Result<Nothing> PageOut(pid_t pid, std::span<const double> ranges) {
@@ -173,9 +213,8 @@ Result<Nothing> PageOut(pid_t pid, std::span<const double> ranges) {
   for (; ranges.size() >= kMemoryColumns; ranges = ranges.subspan(kMemoryColumns)) {
     const iovec range{reinterpret_cast<void*>(static_cast<uintptr_t>(ranges[0])),
                       static_cast<size_t>(ranges[1])};
-    if (syscall(SYS_process_madvise, process.get(), &range, 1, MADV_PAGEOUT, 0) < 0) {
-      outcome = LastFailure("process_madvise");
-    }
+    auto done = PageOutRange(process.get(), range);
+    if (!done.ok()) outcome = done.failure();
   }
   return outcome;
 }

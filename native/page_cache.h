@@ -17,6 +17,9 @@ namespace dmloop {
 // disk as it is. EINVAL where the filesystem has no direct I/O.
 Result<std::optional<uint64_t>> FindStaleByte(int fd);
 
+// Drops the cached pages of an open file: the first byte of a page that stays, whatever is in it.
+Result<std::optional<uint64_t>> FindCachedByte(int fd);
+
 // Doubles that a packed range of a process's memory takes: its first address, and its bytes.
 inline constexpr size_t kMemoryColumns = 2;
 

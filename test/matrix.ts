@@ -25,6 +25,7 @@ export const HOSTS = {
     mount -o rtdev=/dev/mapper/matrix-rt $DISK $AT`,
   f2fs: 'mkfs.f2fs -q -f $DISK; mount $DISK $AT',
   'f2fs mode=lfs': 'mkfs.f2fs -q -f $DISK; mount -o mode=lfs $DISK $AT',
+  'f2fs checkpoint=disable': 'mkfs.f2fs -q -f $DISK; mount -o checkpoint=disable $DISK $AT',
   'f2fs over two devices': `dmsetup create matrix-second --table "0 262144 linear 1:1 0"
     mkfs.f2fs -q -f -c /dev/mapper/matrix-second $DISK; mount $DISK $AT`,
   vfat: 'mkfs.vfat $DISK; mount -t vfat $DISK $AT',
@@ -148,6 +149,11 @@ export const MATRIX: readonly Row[] = [
     make: 'head -c 64K /dev/urandom >$FILE; chattr +i $FILE',
     undo: 'chattr -i $FILE',
     ...refused('DMLOOP_NOT_PINNED'),
+  },
+  {
+    file: 'on f2fs mounted with checkpoint=disable',
+    host: 'f2fs checkpoint=disable',
+    ...UNSUPPORTED,
   },
   { file: 'on f2fs over several devices', host: 'f2fs over two devices', ...UNSUPPORTED },
   { file: 'on btrfs', host: 'btrfs', ...UNSUPPORTED },

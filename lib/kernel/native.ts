@@ -68,6 +68,8 @@ export interface FileFacts {
   filesystemMagic: number
   /** Whether the mount is read-only through which the file was opened; its filesystem may be writable. */
   mountReadOnly: boolean
+  /** False where direct I/O is served from the page cache; undefined where the kernel does not say. */
+  directIo: boolean | undefined
   /** Size of the filesystem, on all its devices. */
   filesystemSize: ExactSize
   inodeFlags: number
@@ -245,9 +247,11 @@ interface Addon {
    */
   findDifference: Call<[device: number, path: string, file: number, runs: Float64Array], number>
   /**
-   * Drops the cached pages of an open file. Returns the first byte at which a page that stays differs from
-   * the disk; -1 when there is none.
+   * Drops the cached pages of an open file. Returns the first byte of a page that stays; -1 when there is
+   * none.
    */
+  findCachedByte: Call<[fd: number], number>
+  /** The same for the first byte at which a page that stays differs from what a direct read returns. */
   findStaleByte: Call<[fd: number], number>
   /** Reclaims ranges of a process's memory. Two numbers a range: the first address, and bytes. */
   pageOut: Call<[pid: number, ranges: Float64Array], void>

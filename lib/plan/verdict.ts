@@ -1,5 +1,6 @@
 // Whether a file and its extents may be mapped: the policy applied to the facts.
 import { problem, type Problem } from '../kernel/errors.js'
+import type { Filesystem } from '../kernel/filesystems.js'
 import type { ExtentFacts, FileFacts, Ranges } from '../kernel/native.js'
 import {
   EXTENT_FLAGS,
@@ -47,8 +48,7 @@ export function judgeFile(
   }
   if (!readOnly && filesystem.readOnly) found('DMLOOP_READ_ONLY')
   else if (!readOnly && facts.mountReadOnly) found('DMLOOP_READ_ONLY', READ_ONLY_MOUNT)
-  // f2fs then serves direct I/O from the page cache (f2fs_force_buffered_io, fs/f2fs/file.c).
-  if (filesystem.options.includes('checkpoint=disable')) {
+  if (isCheckpointDisabled(filesystem)) {
     const detail = 'is on an f2fs mounted with checkpoint=disable, which has no direct I/O'
     found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   }
@@ -67,6 +67,24 @@ export function judgeFile(
   }
   return problems
 }
+
+/**
+ * f2fs then serves direct I/O from the page cache (f2fs_force_buffered_io, fs/f2fs/file.c). mountinfo has the
+ * option with a number: "checkpoint=disable:0".
+ */
+const isCheckpointDisabled = ({ options }: Filesystem): boolean =>
+  options.some((option) => option.split(':')[0] === 'checkpoint=disable')
+
+/**
+ * Whether a direct read of a file returns what the disk has. The kernel says so since 6.1; before, by what
+ * has ext4 and f2fs fall back to the page cache: a journal for data, encryption, compression, fs-verity, data
+ * in the inode, checkpoint=disable (ext4_dio_alignment, fs/ext4/inode.c; f2fs_force_buffered_io).
+ */
+export const hasDirectReads = (facts: FileFacts, filesystem: Filesystem): boolean =>
+  facts.directIo !== false &&
+  !isCheckpointDisabled(filesystem) &&
+  !filesystem.options.includes('data=journal') &&
+  FILE_ATTRIBUTES.every(({ from, bit }) => (facts[from] & bit) === 0)
 
 const READ_ONLY_MOUNT = 'is named through a read-only mount of a filesystem that is writable'
 

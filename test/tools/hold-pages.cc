@@ -3,7 +3,8 @@
 //   hold-pages HOW FILE [root]
 //
 // HOW is `shared` or `private` for a mapping of which every page is read, `written` for a private
-// one whose second page is written to as well, `locked` for one that is populated and locked,
+// one whose second page is written to as well, `tail` for a shared one of which the last page alone
+// is read, `locked` for one that is populated and locked,
 // `spliced` for a pipe that the first 64 KiB were spliced into, and `vmspliced` for one that they
 // came into from a mapping that is gone. The file is closed then, and `ready` is printed. For each
 // line of standard input the first byte is printed that the mapping shows. With its end the program
@@ -79,6 +80,9 @@ int main(int count, char** words) {
     shown = Map(file.get(), size, PROT_READ | PROT_WRITE, MAP_PRIVATE);
     ReadEveryPage(shown, size);
     shown[kPage] = 'P';
+  } else if (how == "tail") {
+    shown = Map(file.get(), size, PROT_READ, MAP_SHARED) + (size - 1) / kPage * kPage;
+    static_cast<void>(*shown);
   } else if (how == "locked") {
     shown = Map(file.get(), size, PROT_READ, MAP_SHARED | MAP_POPULATE);
     if (mlock(const_cast<char*>(shown), size) < 0) Die("mlock");
