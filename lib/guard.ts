@@ -44,19 +44,22 @@ export async function acquireGuard(
   guard: Guard,
   mapping: MappingReference,
 ): Promise<boolean> {
-  if (file.filesystem.readOnly) return false
   const [unguardable] = judgeGuardable(file, guard, await inspect(file))
   if (unguardable) throw new DmloopError(unguardable)
-  if (guard === 'none') return false
-
   const required = requiredProtections(file, guard)
-  const exclusive = required.includes('private')
+  if (required.length === 0) return false
+
+  const exclusive = isExclusive(file, guard)
+  // With guard 'none' the file has what is required already: nothing is changed, or noted.
+  const changes = guard !== 'none'
   // Before the lease, which shows then that nobody opened the file in time.
-  if (exclusive) await markAndRestrict(file, required, mapping)
+  if (changes && exclusive) await markAndRestrict(file, required, mapping)
   await takeLease(file, exclusive)
   let mark: Mark | undefined
   try {
-    mark = exclusive ? await readMark(file) : await markAndRestrict(file, required, mapping)
+    if (changes) {
+      mark = exclusive ? await readMark(file) : await markAndRestrict(file, required, mapping)
+    }
     await setProtections(file, required, mark)
   } catch (error) {
     await endLease(file, exclusive)
@@ -68,26 +71,32 @@ export async function acquireGuard(
   return mark !== undefined
 }
 
+/** Whether the lease must show that nobody else has the file open at all. */
+const isExclusive = (file: BackingFile, guard: Guard): boolean =>
+  requiredProtections(file, guard).includes('private')
+
 /**
- * Runs a step while a lease shows that nobody has the files open for writing, as `acquireGuard` has made
- * sure: root may have cleared a flag since. Rejects with DMLOOP_FILE_IN_USE.
+ * Runs a step while a lease shows once more what `acquireGuard` has made sure of, that nobody has the files
+ * open for writing or, on f2fs, at all: root may have cleared a flag, or given a permission, since. The step
+ * must not open the files itself. Rejects with DMLOOP_FILE_IN_USE.
  */
 export async function whileLeased<T>(
   files: readonly BackingFile[],
   guard: Guard,
   step: () => Promise<T>,
 ): Promise<T> {
-  const [file, ...rest] = guard === 'none' ? [] : files.filter((each) => !each.filesystem.readOnly)
+  const [file, ...rest] = files.filter((each) => requiredProtections(each, guard).length > 0)
   if (!file) return await step()
-  await takeLease(file, false)
+  const exclusive = isExclusive(file, guard)
+  await takeLease(file, exclusive)
   let value: T
   try {
     value = await whileLeased(rest, guard, step)
   } catch (error) {
-    await endLease(file, false)
+    await endLease(file, exclusive)
     throw error
   }
-  if (!(await endLease(file, false))) throw await fileInUse(file, false)
+  if (!(await endLease(file, exclusive))) throw await fileInUse(file, exclusive)
   return value
 }
 

@@ -22,15 +22,15 @@ const STEPS = [
   {
     step: 'the lease that shows that there is no writer',
     file: 'guard',
-    from: '  await takeLease(file, exclusive)\n',
-    to: '',
+    from: '  await takeLease(file, exclusive)\n  let mark',
+    to: '  let mark',
     run: EXT4,
   },
   {
     step: 'whether that lease was still whole',
     file: 'guard',
-    from: 'if (!(await endLease(file, exclusive))) throw',
-    to: 'if (!(await endLease(file, exclusive)) && false) throw',
+    from: 'would succeed now.\n  if (!(await endLease(file, exclusive))) throw',
+    to: 'would succeed now.\n  if (!(await endLease(file, exclusive)) && false) throw',
     run: EXT4,
   },
   {
@@ -43,15 +43,15 @@ const STEPS = [
   {
     step: 'the lease right before the device goes live',
     file: 'guard',
-    from: '  await takeLease(file, false)\n  let value',
+    from: '  await takeLease(file, exclusive)\n  let value',
     to: '  let value',
     run: EXT4,
   },
   {
     step: 'whether that lease was still whole when it did',
     file: 'guard',
-    from: 'if (!(await endLease(file, false))) throw',
-    to: 'if (!(await endLease(file, false)) && false) throw',
+    from: 'if (!(await endLease(file, exclusive))) throw await fileInUse(file, exclusive)\n  return value',
+    to: 'await endLease(file, exclusive)\n  return value',
     run: EXT4,
   },
   {
@@ -78,8 +78,22 @@ const STEPS = [
   {
     step: 'f2fs: that the lease is an exclusive one',
     file: 'guard',
-    from: "const exclusive = required.includes('private')",
-    to: 'const exclusive = false',
+    from: "  requiredProtections(file, guard).includes('private')\n",
+    to: '  false\n',
+    run: F2FS,
+  },
+  {
+    step: 'f2fs: the lease with guard none',
+    file: 'guard',
+    from: 'if (required.length === 0) return false',
+    to: "if (required.length === 0 || guard === 'none') return false",
+    run: F2FS,
+  },
+  {
+    step: 'f2fs: that the lease before the device goes live is exclusive',
+    file: 'guard',
+    from: 'const exclusive = isExclusive(file, guard)\n  await takeLease(file, exclusive)\n  let value',
+    to: 'const exclusive = false\n  await takeLease(file, exclusive)\n  let value',
     run: F2FS,
   },
   {

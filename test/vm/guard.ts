@@ -6,7 +6,7 @@ import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs
 import { open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { mapFile, releaseFile, type DmloopError } from 'dmloop'
+import { mapFile, planFile, releaseFile, type DmloopError } from 'dmloop'
 import { native, result } from '#lib/kernel/native.js'
 import {
   below,
@@ -147,10 +147,12 @@ await t.test('a writer who comes before the device goes live is found', async (t
   t.equal(fileState(file), before)
   t.strictSame(deviceNames(), [host.name])
 
-  // And while it goes live: whoever opens the file then waits for the lease, which tells.
+  // And while it goes live: whoever opens the file then waits for the lease, which tells. On f2fs chattr
+  // would wait for it as well, and a reader is enough.
+  const opening = filesystem === 'f2fs' ? '<' : '>>'
   native.dmResume = async (...args) => {
-    sh(`chattr -i ${file}`)
-    const late = spawn('sh', ['-c', `exec sleep 1000 >>${file}`], { stdio: 'ignore' })
+    if (opening === '>>') sh(`chattr -i ${file}`)
+    const late = spawn('sh', ['-c', `exec sleep 1000 ${opening}${file}`], { stdio: 'ignore' })
     writer = late.pid ?? 0
     await sleep(1000)
     return await dmResume(...args)
@@ -331,6 +333,41 @@ if (filesystem === 'f2fs') {
     await once(reader, 'exit')
     await (await mapFile(file)).unmap()
     sh(`chown 0:0 ${file}; chmod 600 ${file}`)
+  })
+
+  await t.test('nor whoever has opened the file before, with guard none', async (t) => {
+    sh(`chown 1000 ${file}; chmod 644 ${file}`)
+    const reader = spawn('sh', ['-c', `exec 3<${file}; echo open; exec sleep 1000`], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      uid: 1000,
+    })
+    await once(reader.stdout, 'data')
+    sh(`chown 0 ${file}; chmod 600 ${file}; f2fs_io pinfile set ${file}`)
+    const before = fileState(file)
+    const message = new RegExp(`is open by process ${reader.pid ?? 0} .*can unpin it`)
+    const { dmCreate } = native
+    let late = -1
+    native.dmCreate = async (...args) => {
+      late = openSync(file, 'r')
+      return await dmCreate(...args)
+    }
+    await t.rejects(mapFile(file, { guard: 'none' }), { code: 'DMLOOP_FILE_IN_USE', message })
+    t.equal(late, -1, 'before any device is made')
+    reader.kill('SIGKILL')
+    await once(reader, 'exit')
+
+    // Nor whoever opens it until the device goes live.
+    for (const guard of ['none', 'immutable'] as const) {
+      const own = new RegExp(`is open by process ${process.pid} `)
+      await t.rejects(mapFile(file, { guard }), { code: 'DMLOOP_FILE_IN_USE', message: own }, guard)
+      closeSync(late)
+    }
+    native.dmCreate = dmCreate
+    const device = await mapFile(file, { guard: 'none' })
+    t.strictSame(await device.verify(), EVERYTHING_OK)
+    await device.unmap()
+    t.equal(fileState(file), before)
+    sh(`f2fs_io pinfile unset ${file}`)
   })
 
   await t.test('verify() sees that a pin was given up', async (t) => {
