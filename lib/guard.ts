@@ -12,7 +12,13 @@ import { formatMark, ownMark, type Mark } from './plan/mark.js'
 import { assertNotInTables } from './plan/overlap.js'
 import type { Guard } from './plan/plan-options.js'
 import { missingProtections, OTHERS, requiredProtections } from './plan/protections.js'
-import { judgeGuardable, NOT_PRIVATE } from './plan/verdict.js'
+import {
+  idmappedMount,
+  judgeGuardable,
+  judgeReleasable,
+  NOT_PRIVATE,
+  unwritable,
+} from './plan/verdict.js'
 
 const log = debug('dmloop:guard')
 
@@ -221,19 +227,32 @@ export async function releaseUnmapped(file: BackingFile): Promise<void> {
   await releaseGuard(file)
 }
 
-/** Restores what `acquireGuard` has changed. Leaves a file without a mark alone. */
+/**
+ * Restores what `acquireGuard` has changed. Leaves a file without a mark alone. Where the filesystem or the
+ * mount does not allow it, rejects with DMLOOP_READ_ONLY or DMLOOP_UNGUARDABLE, and the guard stays.
+ */
 export async function restoreAttributes(file: BackingFile): Promise<void> {
-  const { fd, path } = file
   const mark = await readMark(file)
   if (!mark) return
-  const { protections, access } = mark
+  // Its filesystem may have been remounted since it was opened.
+  await file.probe()
+  const [unreleasable] = judgeReleasable(file, mark, file.facts)
+  if (unreleasable) throw new DmloopError(unreleasable)
+  try {
+    await restore(file, mark)
+  } catch (error) {
+    throw isSystemError(error, 'EROFS') ? new DmloopError(unwritable(file.path)) : error
+  }
+  log('%s is released', file.path)
+}
+
+async function restore({ fd, path }: BackingFile, { protections, access }: Mark): Promise<void> {
   // The immutable flag first, for nothing else can be changed under it. The mark last: until everything is
   // restored, it says what is not.
   if (protections.includes('immutable')) await result(native.setImmutable(fd, false), path)
   if (protections.includes('pinned')) await result(native.setPinned(fd, false), path)
   if (access) await result(native.setAccess(fd, access.uid, access.mode), path)
   await result(native.removeMark(fd), path)
-  log('%s is released', path)
 }
 
 /** Whether all protections are still in place: root can remove them, and f2fs drops a pin at a limit. */
@@ -243,6 +262,9 @@ export async function judgeGuard(file: BackingFile, guard: Guard): Promise<Probl
   const facts = await inspect(file)
   const missing = missingProtections(facts, required)
   const problems: Problem[] = []
+  if (required.includes('private') && file.mountIdmapped === true) {
+    problems.push(idmappedMount(file))
+  }
   if (missing.includes('immutable')) {
     const detail = ownMark(facts.mark, file.identity)
       ? 'is no longer guarded: its immutable flag was cleared'

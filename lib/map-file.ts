@@ -7,7 +7,7 @@ import {
   removeDevice,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import { DmloopError, isSystemError } from './kernel/errors.js'
+import { DmloopError } from './kernel/errors.js'
 import { readFilesystemIds } from './kernel/filesystems.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
@@ -27,7 +27,7 @@ import { readStack } from './plan/device-stack.js'
 import { checkedName, uuidOf } from './plan/names.js'
 import { fallsBack } from './plan/plan-file.js'
 import { sliceFiles } from './plan/range.js'
-import { inspectFiles, unguardableMount } from './plan/verdict.js'
+import { inspectFiles } from './plan/verdict.js'
 import { newId, newRecord } from './record.js'
 import { recoverFiles } from './recovery.js'
 import { Undo } from './undo.js'
@@ -63,10 +63,7 @@ async function map(request: MapRequest): Promise<MappedDevice> {
   await using files = locked.files
   await using _ = locked.lock
   if (request.name !== undefined) checkedName(request.name)
-  await recoverFiles(locked, request).catch((error: unknown) => {
-    // A guard that a crash has left cannot be released through a read-only mount.
-    throw isSystemError(error, 'EROFS') ? new DmloopError(unguardableMount(error.path)) : error
-  })
+  await recoverFiles(locked, request)
   await files.probe()
   // Before anything is changed. createNamed makes sure of it.
   if (request.name !== undefined && (await isNameTaken(request.name))) throw nameTaken(request.name)

@@ -138,10 +138,11 @@ export abstract class MappedDevice implements AsyncDisposable {
    * Removes the device and releases its files: afterwards they read what was written to the device. Rejects
    * with DMLOOP_STILL_OPEN when the device is open until `timeout`; with `deferred` the kernel removes it
    * when its last user closes it, and the files are released then, if this process still runs, or by the
-   * next call. Rejects with DMLOOP_STALE_CACHE, DMLOOP_FILE_UNREACHABLE and DMLOOP_FILE_IN_USE (a lease)
-   * when the device is gone but a file cannot be released yet: calling it again, or releaseFile, finishes.
-   * Removing a device twice, or after another process did, is no error. When a kernel call does not return,
-   * it rejects in time (DMLOOP_TIMEOUT) and finishes when the call returns.
+   * next call. Rejects with DMLOOP_STALE_CACHE, DMLOOP_FILE_UNREACHABLE, DMLOOP_FILE_IN_USE (a lease), and
+   * DMLOOP_READ_ONLY or DMLOOP_UNGUARDABLE for a filesystem or mount that allows no change, when the device is
+   * gone but a file cannot be released yet: calling it again, or releaseFile, finishes. Removing a device
+   * twice, or after another process did, is no error. When a kernel call does not return, it rejects in time
+   * (DMLOOP_TIMEOUT) and finishes when the call returns.
    */
   async unmap(options?: UnmapOptions): Promise<void> {
     const request = parseUnmapOptions(options)

@@ -50,6 +50,7 @@ Napi::Value ProbeValue(Napi::Env env, FileProbe& probe) {
   object.Set("blockSize", static_cast<double>(probe.block_size));
   object.Set("deviceSize", ExactNumber(env, probe.device_size));
   object.Set("mounts", probe.mounts);
+  object.Set("mountIdmapped", BooleanOrUndefined(env, probe.mount_idmapped));
   object.Set("ext4Options", probe.ext4_options);
   object.Set("swaps", probe.swaps);
   object.Set("filesystemFiles", ArrayOf(env, probe.filesystem_files, FilesystemFileObject));

@@ -44,6 +44,16 @@ std::string Unescaped(std::string_view text) {
   return path;
 }
 
+// Of a list with commas.
+bool HasOption(std::string_view list, std::string_view option) {
+  while (!list.empty()) {
+    const size_t end = std::min(list.find(','), list.size());
+    if (list.substr(0, end) == option) return true;
+    list.remove_prefix(std::min(end + 1, list.size()));
+  }
+  return false;
+}
+
 // "ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG ...] - TYPE SOURCE SUPER-OPTIONS"
 std::optional<Mount> MountOf(std::string_view line, const std::string& root) {
   const auto words = Words(line);
@@ -58,22 +68,54 @@ std::optional<Mount> MountOf(std::string_view line, const std::string& root) {
   // Without a device there are no blocks.
   if (mount.major == 0) return std::nullopt;
   mount.place = root + Unescaped(words[4]);
-  const std::string_view options = words[5];
-  mount.read_only = options == "ro" || options.starts_with("ro,");
+  mount.read_only = HasOption(words[5], "ro");
   mount.filesystem = *(dash + 1);
+  mount.filesystem_read_only = dash + 3 < words.end() && HasOption(*(dash + 3), "ro");
   return mount;
 }
 
-void AppendMounts(const std::string& process, const std::string& root, std::vector<Mount>& mounts) {
+// Calls a function with each line of a process's mountinfo, until it returns true.
+template <typename Look>
+void ReadMountinfo(const std::string& process, Look look) {
   auto text = ReadText(process + "/mountinfo");
   // A process that ends meanwhile has none.
   if (!text.ok() || !text.value()) return;
   std::string_view lines = *text.value();
   while (!lines.empty()) {
     const size_t end = std::min(lines.find('\n'), lines.size());
-    if (auto mount = MountOf(lines.substr(0, end), root)) mounts.push_back(std::move(*mount));
+    if (look(lines.substr(0, end))) return;
     lines.remove_prefix(std::min(end + 1, lines.size()));
   }
+}
+
+void AppendMounts(const std::string& process, const std::string& root, std::vector<Mount>& mounts) {
+  ReadMountinfo(process, [&](std::string_view line) {
+    if (auto mount = MountOf(line, root)) mounts.push_back(std::move(*mount));
+    return false;
+  });
+}
+
+// The number of the mount that an open file was opened through, as mountinfo has it.
+std::string MountNumber(int fd) {
+  constexpr std::string_view kName = "mnt_id:\t";
+  auto text = ReadText("/proc/self/fdinfo/" + std::to_string(fd));
+  if (!text.ok() || !text.value()) return "";
+  const size_t start = text.value()->find(kName);
+  if (start == std::string::npos) return "";
+  const size_t end = text.value()->find('\n', start);
+  return text.value()->substr(start + kName.size(), end - start - kName.size());
+}
+
+// Nothing where a process does not see the mount.
+std::optional<bool> IsIdmappedIn(const std::string& process, const std::string& number) {
+  std::optional<bool> idmapped;
+  ReadMountinfo(process, [&](std::string_view line) {
+    const auto words = Words(line);
+    if (words.size() < 6 || words[0] != number) return false;
+    idmapped = HasOption(words[5], "idmapped");
+    return true;
+  });
+  return idmapped;
 }
 
 void WritableFirst(std::vector<Mount>& mounts) {
@@ -104,6 +146,20 @@ std::vector<Mount> OwnMounts() {
   AppendMounts("/proc/self", "", mounts);
   WritableFirst(mounts);
   return mounts;
+}
+
+std::optional<bool> IsIdmapped(int fd) {
+  const std::string number = MountNumber(fd);
+  if (number.empty()) return std::nullopt;
+  if (const auto own = IsIdmappedIn("/proc/self", number)) return own;
+  // Also of this namespace: where this process has a root directory of its own (chroot(2)), its
+  // mountinfo lacks what is outside.
+  std::set<std::string> seen = {""};
+  for (const std::string& process : Processes()) {
+    if (!seen.insert(NamespaceOf(process)).second) continue;
+    if (const auto found = IsIdmappedIn(process, number)) return found;
+  }
+  return std::nullopt;
 }
 
 std::vector<Mount> ForeignMounts() {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -88,6 +89,7 @@ Result<FileProbe> ProbeFile(int fd) {
   std::string mountinfo;
   if (auto failure = ReadInto(mountinfo, "/proc/self/mountinfo")) return *failure;
   probe.mounts = MountsOf(mountinfo, device);
+  probe.mount_idmapped = IsIdmapped(fd);
   if (auto failure = ReadInto(probe.swaps, "/proc/swaps")) return *failure;
   probe.loops = loop::List();
   return probe;
@@ -139,58 +141,86 @@ Result<OpenedFile> OpenFile(const std::string& path) {
 
 namespace {
 
-// Tries one place of a filesystem after another, until a call returns true.
+// Tries the mounts of a filesystem one after another, until a call returns true. The call gets a
+// place on the mount, and whether all of the filesystem is read-only.
 template <typename At>
-bool AtAnyPlace(uint32_t major, uint32_t minor, At at) {
+bool AtAnyMount(uint32_t major, uint32_t minor, At at) {
   const auto in = [&](const std::vector<Mount>& mounts) {
     return std::any_of(mounts.begin(), mounts.end(), [&](const Mount& mount) {
-      return mount.major == major && mount.minor == minor && at(mount.place);
+      return mount.major == major && mount.minor == minor &&
+             at(mount.place, mount.filesystem_read_only);
     });
   };
-  if (in(OwnMounts()) || in(ForeignMounts())) return true;
+  return in(OwnMounts()) || in(ForeignMounts());
+}
+
+// The same for what processes have open on the filesystem.
+template <typename At>
+bool AtAnyOpenPlace(uint32_t major, uint32_t minor, At at) {
   const auto places = OpenPlaces(major, minor);
-  return std::any_of(places.begin(), places.end(), at);
+  return std::any_of(places.begin(), places.end(),
+                     [&](const auto& place) { return at(place, false); });
+}
+
+// How unsuitable the mount of a descriptor is for changes to its file; 0 is not at all. It is that
+// of the descriptor itself, for another mount may cover the one that was listed. Where all of the
+// filesystem is read-only no mount is better than another.
+int DrawbacksOf(int fd, bool all_read_only) {
+  struct statvfs mount;
+  Entering("fstatvfs");
+  const bool read_only =
+      !all_read_only && fstatvfs(fd, &mount) == 0 && (mount.f_flag & ST_RDONLY) != 0;
+  return (read_only ? 2 : 0) + (IsIdmapped(fd).value_or(false) ? 1 : 0);
 }
 
 }  // namespace
 
 Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle) {
-  // The outcome of the search, and what it is when no place gives one: why the last of them did
-  // not, where that is worth telling.
-  Result<OpenedFile> outcome = Failure{ENODEV, "open_by_handle_at"};
+  // The file, found through the most suitable mount so far.
+  std::optional<UniqueFd> best;
+  int drawbacks = 0;
+  std::optional<Failure> stale;
+  // The outcome where no place gives one: why the last of them did not, where that is worth
+  // telling.
   Result<OpenedFile> otherwise = Failure{ENODEV, "open_by_handle_at"};
-  const bool ended = AtAnyPlace(major, minor, [&](const std::string& place) {
+  const auto at = [&](const std::string& place, bool all_read_only) {
     auto found = FindHandle(place, major, minor, handle);
-    // Only the filesystem itself says ESTALE or gives the file: what else fails is the way there.
     if (found.ok()) {
-      auto path = PathOf(found.value().get());
-      outcome = path.ok() ? OpenFound(found.value(), path.value()) : path.failure();
-      return true;
+      const int now = DrawbacksOf(found.value().get(), all_read_only);
+      if (best && now >= drawbacks) return false;
+      best = std::move(found.value());
+      drawbacks = now;
+      return drawbacks == 0;
     }
+    // Only the filesystem itself says ESTALE: what else fails is the way there.
     const Failure& failure = found.failure();
     if (failure.error == ESTALE) {
-      outcome = failure;
-      return true;
-    }
-    if (failure.error == EPERM && failure.syscall == std::string_view("open_by_handle_at")) {
+      stale = failure;
+    } else if (failure.error == EPERM && failure.syscall == std::string_view("open_by_handle_at")) {
       otherwise = failure;
     } else if (failure.error == EAGAIN) {
       auto other = OpenFile(place);
       if (other.ok() && other.value().leased) otherwise = std::move(other);
     }
-    return false;
-  });
-  return ended ? std::move(outcome) : std::move(otherwise);
+    return stale.has_value();
+  };
+  if (!AtAnyMount(major, minor, at) && !best) AtAnyOpenPlace(major, minor, at);
+  if (stale) return *stale;
+  if (!best) return otherwise;
+  auto path = PathOf(best->get());
+  if (!path.ok()) return path.failure();
+  return OpenFound(*best, path.value());
 }
 
 Result<std::optional<std::string>> FilesystemUuid(uint32_t major, uint32_t minor) {
   std::optional<std::string> uuid;
-  AtAnyPlace(major, minor, [&](const std::string& place) {
+  const auto at = [&](const std::string& place, bool) {
     auto fd = OpenPlace(place, major, minor);
     if (!fd.ok()) return false;
     uuid = UuidOf(fd.value().get());
     return true;
-  });
+  };
+  if (!AtAnyMount(major, minor, at)) AtAnyOpenPlace(major, minor, at);
   return uuid;
 }
 

@@ -25,6 +25,8 @@ struct FileProbe {
   uint64_t device_size = 0;
   // The lines of /proc/self/mountinfo with that device.
   std::string mounts;
+  // Of the mount that the file was opened through; see mounts.h.
+  std::optional<bool> mount_idmapped;
   // /proc/fs/ext4/NAME/options.
   std::string ext4_options;
   // /proc/swaps.

@@ -88,6 +88,8 @@ export interface FileProbe {
   blockSize: number
   deviceSize: ExactSize
   mounts: string
+  /** Of the mount that the file was opened through; undefined where /proc lists no such mount. */
+  mountIdmapped: boolean | undefined
   ext4Options: string
   swaps: string
   /** Files that the kernel itself uses, the journal among them, as far as this process may ask. */

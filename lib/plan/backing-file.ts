@@ -93,6 +93,11 @@ export class BackingFile implements AsyncDisposable {
     return this.#state.uses
   }
 
+  /** Whether the mount that it was opened through is idmapped; undefined where that cannot be told. */
+  get mountIdmapped(): boolean | undefined {
+    return this.#state.probe.mountIdmapped
+  }
+
   /** The filesystem's device, as "major:minor". */
   get device(): string {
     return deviceName(this.facts.major, this.facts.minor)

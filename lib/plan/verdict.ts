@@ -10,7 +10,7 @@ import {
   type DmloopCode,
 } from '../kernel/policy.js'
 import type { BackingFile } from './backing-file.js'
-import { ownMark } from './mark.js'
+import { ownMark, type Mark } from './mark.js'
 import type { Guard } from './plan-options.js'
 import { INODE_FLAGS, missingProtections, requiredProtections } from './protections.js'
 
@@ -100,9 +100,11 @@ export function judgeGuardable(
   guard: Guard,
   facts: FileFacts = file.facts,
 ): Problem[] {
-  const { path, filesystem, identity } = file
+  const { path, filesystem, identity, mountIdmapped } = file
   if (filesystem.readOnly) return []
   const required = requiredProtections(file, guard)
+  // Owner and mode, as such a mount shows them, are not what counts for those who use another mount.
+  if (required.includes('private') && mountIdmapped !== false) return [idmappedMount(file)]
   const missing = missingProtections(facts, required)
   const found = (code: DmloopCode, detail?: string): Problem[] => [
     problem(code, { file: path }, detail),
@@ -137,11 +139,44 @@ export function judgeGuardable(
 }
 
 /** The problem of a file whose flags cannot be changed through the mount that it was named by. */
-export const unguardableMount = (file: string | undefined): Problem => ({
+const unguardableMount = (file: string | undefined): Problem => ({
   ...problem('DMLOOP_UNGUARDABLE', { file }, READ_ONLY_MOUNT),
   remedy:
     'Name the file through a writable mount of its filesystem; ' +
     'or map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
+})
+
+/** The problem of a file that only root can be allowed to open, and whose owner is not told. */
+export const idmappedMount = ({ path, mountIdmapped }: BackingFile): Problem => ({
+  ...problem('DMLOOP_UNGUARDABLE', { file: path }, mountIdmapped ? IDMAPPED : UNLISTED),
+  remedy: 'Name the file through a mount of its filesystem that is not idmapped.',
+})
+
+const READ_ONLY = 'is reached through a read-only mount'
+const IDMAPPED = 'is reached through an idmapped mount, which does not show who owns it'
+const UNLISTED = 'is reached through a mount that /proc does not list, and that may be idmapped'
+
+/** What prevents that the guard which a mark describes is removed, by the file as it is now. */
+export function judgeReleasable(file: BackingFile, mark: Mark, facts: FileFacts): Problem[] {
+  const { path, filesystem, mountIdmapped } = file
+  if (filesystem.readOnly) return [unwritable(path)]
+  const again = 'then call unmap() again, or name the file there to releaseFile() or mapFile().'
+  const kept = (detail: string, mount: string): Problem[] => [
+    {
+      ...problem('DMLOOP_UNGUARDABLE', { file: path }, `keeps its guard: it ${detail}`),
+      remedy: `Mount its filesystem ${mount}, ${again}`,
+    },
+  ]
+  if (facts.mountReadOnly) return kept(READ_ONLY, 'where it is writable')
+  if (mark.access && mountIdmapped === true) return kept(IDMAPPED, 'where it is not idmapped')
+  return []
+}
+
+/** The problem of a file that keeps its guard because its filesystem can be written to no more. */
+export const unwritable = (file: string): Problem => ({
+  ...problem('DMLOOP_READ_ONLY', { file }, 'keeps its guard: its filesystem is read-only now'),
+  remedy:
+    'Make it writable (fsck where it had errors; mount -o remount,rw), then call unmap(), releaseFile() or mapFile() again.',
 })
 
 /** Verdicts on the files themselves, and then on their guard: what mapFile checks before it changes anything. */

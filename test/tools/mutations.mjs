@@ -97,6 +97,20 @@ const STEPS = [
     run: F2FS,
   },
   {
+    step: 'f2fs: that a file is not named through an idmapped mount',
+    file: 'plan/verdict',
+    from: "if (required.includes('private') && mountIdmapped !== false) return [idmappedMount(file)]",
+    to: '',
+    run: F2FS,
+  },
+  {
+    step: 'f2fs: that its owner is not restored through an idmapped mount',
+    file: 'plan/verdict',
+    from: 'if (mark.access && mountIdmapped === true) return',
+    to: 'if (mark.access === null) return',
+    run: F2FS,
+  },
+  {
     step: 'f2fs: the pin',
     file: 'guard',
     from: '    await result(native.setPinned(fd, true), path)\n',

@@ -370,6 +370,45 @@ if (filesystem === 'f2fs') {
     sh(`f2fs_io pinfile unset ${file}`)
   })
 
+  await t.test('an idmapped mount', async (t) => {
+    const IDMAPPED = '/tmp/idmapped'
+    // uid 1000 of the filesystem is root there: open_tree, mount_setattr, move_mount.
+    const idmap = `unshare -U sleep 1000 </dev/null >/dev/null 2>&1 & user=$!
+      while [ $(readlink /proc/$user/ns/user) = $(readlink /proc/self/ns/user) ]; do sleep 0.05; done
+      printf '1000 0 1\\n0 1000 1\\n' >/proc/$user/uid_map; echo 0 0 65536 >/proc/$user/gid_map
+      mkdir -p ${IDMAPPED}
+      perl -e '($from, $to, $no) = map { "$_\\0" } @ARGV[0, 1], "";
+        $tree = syscall(428, -100, $from, 1); open $ns, "<", "/proc/$ARGV[2]/ns/user" or die $!;
+        $how = pack "QQQQ", 0x100000, 0, 0, fileno $ns;
+        syscall(442, $tree, $no, 0x1000, $how, 32) == 0 or die $!;
+        syscall(429, $tree, $no, -100, $to, 4) == 0 or die $!' ${host.path} ${IDMAPPED} $user
+      kill $user`
+    const there = `${IDMAPPED}/image`
+    const problem = { code: 'DMLOOP_UNGUARDABLE', message: /idmapped/, remedy: /not idmapped/ }
+    sh(`chown 1000 ${file}; chmod 600 ${file}; f2fs_io pinfile set ${file}`)
+    const before = fileState(file)
+    sh(idmap)
+    t.equal(sh(`stat -c %u ${there}`).trim(), '0', 'only root can open it, as the mount shows it')
+    for (const guard of ['immutable', 'none'] as const) {
+      t.match((await planFile(there, { guard })).problems, [problem], guard)
+      await t.rejects(mapFile(there, { guard }), problem, guard)
+    }
+    t.equal(fileState(file), before)
+
+    const device = await mapFile(file)
+    sh(`umount ${host.path}`)
+    t.match((await device.verify()).problems, [problem])
+    await t.rejects(device.unmap(), problem, 'its owner cannot be restored there')
+    await t.rejects(releaseFile(there), problem)
+    await t.rejects(mapFile(there), problem)
+    // In mountinfo the idmapped one comes first.
+    sh(`mount /dev/mapper/${host.name} ${host.path}`)
+    t.match(fileState(file), /"uid":0.*-i/, 'the guard has stayed')
+    await device.unmap()
+    t.equal(fileState(file), before, 'and its owner comes back')
+    sh(`umount ${IDMAPPED}; f2fs_io pinfile unset ${file}; chown 0 ${file}`)
+  })
+
   await t.test('verify() sees that a pin was given up', async (t) => {
     const device = await mapFile(file)
     await using handle = await open(file)

@@ -149,6 +149,47 @@ await t.test('a bind mount that led to it goes', async (t) => {
   nothingLeft(t)
 })
 
+await t.test('what leads to it is read-only', async (t) => {
+  const isGuarded = (file: string): boolean => /^-+i/.test(sh(`lsattr ${file}`))
+  const mount = {
+    code: 'DMLOOP_UNGUARDABLE',
+    message: /read-only mount/,
+    remedy: /where it is writable/,
+  }
+  const all = { code: 'DMLOOP_READ_ONLY', message: /read-only now/, remedy: /remount,rw/ }
+  const cover = `mount --bind ${host.path} ${host.path}; mount -o remount,bind,ro ${host.path}`
+  const refused = async (
+    device: MappedDevice,
+    file: string,
+    error: typeof mount,
+  ): Promise<void> => {
+    await t.rejects(device.unmap(), error)
+    await t.rejects(releaseFile(file), error)
+    await t.rejects(mapFile(file, { readOnly: true }), error)
+    t.ok(isGuarded(file), 'the guard stays')
+    t.strictSame(deviceNames(), ['host'])
+  }
+  await story(t, 'covered', async (device, file) => {
+    sh(cover)
+    await refused(device, file, mount)
+    sh(`umount ${host.path}`)
+    return file
+  })
+  await story(t, 'read-only', async (device, file) => {
+    sh(`mount -o remount,ro ${host.path}`)
+    await refused(device, file, all)
+    sh(`mount -o remount,rw ${host.path}`)
+    return file
+  })
+  await story(t, 'elsewhere', async (device, file) => {
+    sh(`mkdir -p /tmp/elsewhere; mount --bind ${host.path} /tmp/elsewhere; ${cover}`)
+    await device.unmap()
+    t.notOk(isGuarded(file), 'another mount is writable')
+    sh(`umount ${host.path}; umount /tmp/elsewhere`)
+    return file
+  })
+})
+
 await t.test('a path that is not UTF-8', async (t) => {
   const folder = Buffer.concat([Buffer.from(`${host.path}/d`), Buffer.from([0xff])])
   mkdirSync(folder)
