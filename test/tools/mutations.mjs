@@ -181,13 +181,6 @@ const STEPS = [
     run: STALE,
   },
   {
-    step: 'that releaseFile drops the cache of a file that cannot be planned',
-    file: 'recovery',
-    from: 'if (await readMark(file)) await releaseGuard(file)',
-    to: "await (await import('./guard.js')).restoreAttributes(file)",
-    run: STALE,
-  },
-  {
     step: 'that a mark is of this file',
     file: 'plan/mark',
     from: 'return mark && filePartOf(mark.identity) === filePartOf(identity) ? mark : undefined',
