@@ -54,7 +54,7 @@ const GUESTS: Guest[] = [
   {
     test: 'identity',
     args: ['f2fs'],
-    options: ['--disk=100', '--modules=f2fs'],
+    options: ['--disk=200', '--modules=f2fs'],
     on: PINS_ANY_FILE,
   },
   { test: 'stale', args: ['ext4'], options: ['--disk=400'] },
