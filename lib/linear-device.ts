@@ -4,7 +4,7 @@ import {
   clearTable,
   findDevice,
   findSameDevice,
-  hasLiveTable,
+  findTable,
   isReadOnly,
   liveTable,
   removeDevice,
@@ -12,15 +12,9 @@ import {
   repairNode,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import {
-  dmloopError,
-  isSystemError,
-  problem,
-  type FileRange,
-  type Problem,
-} from './kernel/errors.js'
+import { dmloopError, problem, type FileRange, type Problem } from './kernel/errors.js'
 import type { DmDevice } from './kernel/native.js'
-import { SECTOR, type SegmentTable } from './kernel/segments.js'
+import { SECTOR } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
@@ -137,7 +131,7 @@ export class LinearDevice extends FileDevice {
     const device = await findDevice({ uuid: this.uuid })
     // The UUID belongs to a new mapping of the same file.
     if (device && device.minor !== this.minor) return 'removed'
-    const table = await tableOf(device)
+    const table = device && (await findTable(device))
     const recorded = locked ?? this.record
     const record = device
       ? await recordOf(device, recorded, table)
@@ -165,17 +159,6 @@ export class LinearDevice extends FileDevice {
     // What is recorded of the device is of an earlier mapping, where it is not of this one.
     await lock.clearOf(record, ...(device && locked ? [locked] : []))
     return 'removed'
-  }
-}
-
-/** The live table; undefined where there is none, or another process has removed the device meanwhile. */
-async function tableOf(device: DmDevice | undefined): Promise<SegmentTable | undefined> {
-  if (!device || !hasLiveTable(device)) return undefined
-  try {
-    return await liveTable(device)
-  } catch (error) {
-    if (isSystemError(error, 'ENXIO')) return undefined
-    throw error
   }
 }
 

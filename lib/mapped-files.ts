@@ -1,7 +1,7 @@
 // The files of an existing mapping: found again, locked, and released when the device is gone.
 import debug from 'debug'
-import { hasLiveTable, isReadOnly, liveTable } from './kernel/device-mapper.js'
-import { dmloopError, isSystemError } from './kernel/errors.js'
+import { findTable, isReadOnly } from './kernel/device-mapper.js'
+import { dmloopError } from './kernel/errors.js'
 import type { DmDevice } from './kernel/native.js'
 import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
@@ -142,7 +142,7 @@ export async function reconstructRecord(
   known?: SegmentTable,
 ): Promise<MappingRecord> {
   const { uuid, name, major, minor } = device
-  const table = known ?? (await liveTableOf(device))
+  const table = known ?? (await findTable(device))
   const record: MappingRecord = {
     id: '',
     uuid,
@@ -175,15 +175,6 @@ export async function reconstructRecord(
     next = record.identities.includes(mark.next ?? '') ? undefined : mark.next
   }
   return record
-}
-
-/** The live table of a device; undefined where it has none, or was removed meanwhile. */
-async function liveTableOf(device: DmDevice): Promise<SegmentTable | undefined> {
-  if (!hasLiveTable(device)) return undefined
-  return await liveTable(device).catch((error: unknown) => {
-    if (isSystemError(error, 'ENXIO')) return undefined
-    throw error
-  })
 }
 
 /**

@@ -5,7 +5,7 @@ import {
   alreadyMapped,
   findDevice,
   hasLiveTable,
-  liveTable,
+  findTable,
   removeDevice,
   removeLeftNode,
 } from './kernel/device-mapper.js'
@@ -138,7 +138,8 @@ async function mayMap(
 ): Promise<boolean> {
   if (!hasLiveTable(device)) return true
   const filesystem = record?.filesystems?.[record.identities.indexOf(file.identity)]
-  return await mayBeStoredOn(await liveTable(device), file.device, filesystem)
+  const table = await findTable(device)
+  return table !== undefined && (await mayBeStoredOn(table, file.device, filesystem))
 }
 
 /**
@@ -150,8 +151,8 @@ async function findDeviceOfMark(file: BackingFile): Promise<DmDevice | undefined
   const mark = await readMark(file)
   if (!mark || (mark.first ?? mark.identity) === file.identity) return undefined
   const device = await findDevice({ uuid: uuidOf(mark.first ?? mark.identity) })
-  if (!device || !hasLiveTable(device)) return undefined
-  const table = await liveTable(device)
+  const table = device && (await findTable(device))
+  if (!table) return undefined
   if ((await reconstructRecord(device, table)).id !== mark.id) return undefined
   const storage = await compareStorage(table, file.device)
   const isNumberKept = mark.identity === file.identity

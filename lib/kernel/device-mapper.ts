@@ -167,6 +167,17 @@ export async function liveTable(device: DmDevice): Promise<SegmentTable> {
   return new SegmentTable(rows, devices)
 }
 
+/** The same; undefined where there is none, or the device has been removed meanwhile. */
+export async function findTable(device: DmDevice): Promise<SegmentTable | undefined> {
+  if (!hasLiveTable(device)) return undefined
+  try {
+    return await liveTable(device)
+  } catch (error) {
+    if (isSystemError(error, 'ENXIO')) return undefined
+    throw error
+  }
+}
+
 /** Makes the loaded table live, and makes sure that /dev/mapper/NAME is the device. */
 export async function resumeDevice(
   device: DmDevice,
