@@ -37,12 +37,12 @@ struct Sides {
   int file;
   // Past the page cache, where that is possible.
   UniqueFd reader;
-  DirectBuffer ours = NewDirectBuffer(kChunk);
-  DirectBuffer theirs = NewDirectBuffer(kChunk);
+  DirectBuffer device_bytes = NewDirectBuffer(kChunk);
+  DirectBuffer file_bytes = NewDirectBuffer(kChunk);
 };
 
 Result<Nothing> ReadFile(Sides& sides, uint64_t length, uint64_t offset) {
-  const std::span<std::byte> into(sides.theirs.get(), length);
+  const std::span<std::byte> into(sides.file_bytes.get(), length);
   auto read = ReadAtLeast(sides.reader.get(), into, length, offset);
   if (read.ok() || read.failure().error != EINVAL) return read;
   // A loop device may have smaller blocks than direct I/O on the disk of its file allows.
@@ -58,13 +58,14 @@ Result<uint64_t> Compare(Sides& sides, uint64_t on_device, uint64_t in_file, uin
   for (int attempt = 0; attempt < kAttempts && same < size; attempt++) {
     // The device first: a direct read makes the kernel write back the device's cached pages, and
     // only then does the file have them.
-    auto first = ReadAtLeast(sides.device, {sides.ours.get(), size}, size, on_device);
+    auto first = ReadAtLeast(sides.device, {sides.device_bytes.get(), size}, size, on_device);
     if (!first.ok()) return Failure{first.failure().error, first.failure().syscall, sides.path};
     auto second = ReadFile(sides, size, in_file);
     if (!second.ok()) return second.failure();
-    const std::byte* const ours = sides.ours.get();
-    const auto differs = std::mismatch(ours, ours + size, sides.theirs.get()).first;
-    same = static_cast<uint64_t>(differs - ours);
+    const std::byte* const device_bytes = sides.device_bytes.get();
+    const auto differs =
+        std::mismatch(device_bytes, device_bytes + size, sides.file_bytes.get()).first;
+    same = static_cast<uint64_t>(differs - device_bytes);
   }
   return same;
 }

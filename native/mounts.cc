@@ -75,15 +75,15 @@ std::optional<Mount> MountOf(std::string_view line, const std::string& root) {
 }
 
 // Calls a function with each line of a process's mountinfo, until it returns true.
-template <typename Look>
-void ReadMountinfo(const std::string& process, Look look) {
+template <typename Visit>
+void ReadMountinfo(const std::string& process, Visit visit) {
   auto text = ReadText(process + "/mountinfo");
   // A process that ends meanwhile has none.
   if (!text.ok() || !text.value()) return;
   std::string_view lines = *text.value();
   while (!lines.empty()) {
     const size_t end = std::min(lines.find('\n'), lines.size());
-    if (look(lines.substr(0, end))) return;
+    if (visit(lines.substr(0, end))) return;
     lines.remove_prefix(std::min(end + 1, lines.size()));
   }
 }

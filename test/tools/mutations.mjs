@@ -150,14 +150,14 @@ const STEPS = [
     file: 'map-loop',
     from: 'for (const file of files.list) await assertUnmapped(file)',
     to: '',
-    run: guest('alone', [], ['--disk=100']),
+    run: guest('overlap', [], ['--disk=100']),
   },
   {
     step: 'that the inactive table is compared as well',
     file: 'kernel/device-mapper',
     from: 'for (const inactive of [true, false]) {',
     to: 'for (const inactive of [false]) {',
-    run: guest('alone', [], ['--disk=100']),
+    run: guest('overlap', [], ['--disk=100']),
   },
   {
     step: 'that the cache is dropped and compared before a file is released',
