@@ -101,6 +101,8 @@ async function story(
   await finish(device)
   givenBack(t, now, before)
   nothingLeft(t)
+  // The disk is small.
+  sh(`rm -r ${now.replace(/\/disk.img$/, '')}`)
 }
 
 const rename = (_: unknown, file: string): string => {
