@@ -1,5 +1,5 @@
 // What can be mapped, and the code that the rest is refused with: test/vm/matrix.ts tries every cell on a
-// real kernel, and docs/compatibility.md shows the table (npm run docs; test/unit/docs.test.ts).
+// real kernel, and docs/compatibility.md shows the table (npm run docs; test/tree/docs.test.ts).
 import type { DmloopCode, MapOptions } from 'dmloop'
 
 /** What comes of a mapping: the device, or the code that it is refused with. */

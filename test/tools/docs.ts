@@ -1,5 +1,5 @@
 // The tables of docs/ that say what the code and the tests say: docs/refusals.md shows lib/kernel/policy.ts, and
-// docs/compatibility.md shows test/matrix.ts. `npm run docs` writes them; test/unit/docs.test.ts compares.
+// docs/compatibility.md shows test/matrix.ts. `npm run docs` writes them; test/tree/docs.test.ts compares.
 import { fileURLToPath } from 'node:url'
 import { writeFileSync } from 'node:fs'
 import { POLICY } from '#lib/kernel/policy.js'

@@ -30,20 +30,13 @@ function build(sanitizer) {
   mkdirSync(join(copy, 'out'), { recursive: true })
   for (const part of [
     'package.json',
-    'README.md',
-    'CHANGELOG.md',
-    'CONTRIBUTING.md',
-    'SECURITY.md',
     'tsconfig.json',
     'binding.gyp',
     'native',
     'dist',
     'test',
-    'docs',
     'vm',
     'bench',
-    'examples',
-    'out/bench',
     'out/test',
   ]) {
     cpSync(join(root, part), join(copy, part), { recursive: true })
