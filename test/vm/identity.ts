@@ -613,11 +613,12 @@ await t.test('the file is deleted by root', async (t) => {
   nothingLeft(t)
 })
 
-/** Has the mark on a file name another mapping. */
-const forgeMark = (file: string): void =>
-  void sh(`chattr -i ${file}; mark=$(getfattr -n trusted.dmloop --only-values ${file})
-    setfattr -n trusted.dmloop -v "$(echo "$mark" | sed 's/^\\(2 [^ ]* \\)[^ ]*/\\1forged/')" ${file}
-    chattr +i ${file}`)
+/** Has the mark on a file name another mapping, of the volume when it had another number. */
+function forgeMark(file: string): void {
+  const mark = sh(`getfattr -n trusted.dmloop --only-values ${file}`)
+  const forged = mark.replace(/^2 \d+-\d+-(h\S+) \S+/, '2 99-99-$1 forged')
+  sh(`chattr -i ${file}; setfattr -n trusted.dmloop -v '${forged}' ${file}; chattr +i ${file}`)
+}
 
 await t.test('a mark of another mapping', async (t) => {
   const pair = [userFile('forged-first'), userFile('forged-second')]
