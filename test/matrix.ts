@@ -44,10 +44,10 @@ export const HOSTS = {
     mkdir /tmp/lower/lower /tmp/lower/upper /tmp/lower/work
     mount -t overlay overlay -o lowerdir=/tmp/lower/lower,upperdir=/tmp/lower/upper,workdir=/tmp/lower/work $AT`,
   fuse: 'mkfs.ext4 -q $DISK; fuse2fs -o fakeroot $DISK $AT',
-  '9p': `$NODE $TOOLS/serve-9p.mjs /tmp/9p </dev/null >/dev/null 2>&1 & echo $! >/tmp/9p.pid
+  '9p': `"$NODE" "$TOOLS/serve-9p.mjs" /tmp/9p </dev/null >/dev/null 2>&1 & echo $! >/tmp/9p.pid
     while ! [ -e /tmp/9p ]; do sleep 0.1; done
     mount -i -t 9p -o trans=unix,version=9p2000.L /tmp/9p $AT`,
-  nfs: 'mkfs.ext4 -q $DISK; mkdir -p /tmp/lower; mount $DISK /tmp/lower; $TOOLS/nfs.sh /tmp/lower $AT',
+  nfs: 'mkfs.ext4 -q $DISK; mkdir -p /tmp/lower; mount $DISK /tmp/lower; "$TOOLS/nfs.sh" /tmp/lower $AT',
   hostfs: 'ln -s $(readlink -f /bin/true) $AT/file',
   'ext4 straight on a disk': 'mkfs.ext4 -q /dev/ram1; mount /dev/ram1 $AT',
   'ext4 on dm-delay': `dmsetup create matrix-delay --table "0 131072 delay 1:1 0 0"

@@ -100,12 +100,15 @@ export class SegmentTable implements Iterable<Segment> {
   /** @internal The rows of linear segments: only they have blocks. */
   linearRows(): Float64Array {
     const { packed } = this
-    const rows: number[] = []
+    const rows = new Float64Array(packed.length)
+    let length = 0
     for (let row = 0; row < packed.length; row += SEGMENT_COLUMNS) {
-      if ((packed[row + 2] as number) >= 0)
-        rows.push(...packed.subarray(row, row + SEGMENT_COLUMNS))
+      if ((packed[row + 2] as number) < 0) continue
+      for (let column = 0; column < SEGMENT_COLUMNS; column++) {
+        rows[length++] = packed[row + column] as number
+      }
     }
-    return Float64Array.from(rows)
+    return rows.subarray(0, length)
   }
 
   toJSON(): Segment[] {

@@ -208,7 +208,7 @@ await t.test('a path that is not UTF-8', async (t) => {
 /** Runs dmloop in a mount namespace of its own, after some shell commands there. */
 const elsewhere = (commands: string, ...args: string[]): string =>
   sh(`unshare -m sh -ec '${commands}
-    exec ${process.execPath} ${PEER} ${args.join(' ')}'`).trim()
+    exec "${process.execPath}" "${PEER}" ${args.join(' ')}'`).trim()
 
 await t.test('a caller in another mount namespace', async (t) => {
   const OWN_RUN = 'mount -t tmpfs none /run'
@@ -832,7 +832,9 @@ if (othersOpen)
 
 await t.test('a caller without CAP_DAC_READ_SEARCH', async (t) => {
   const unmap = (name: string): string =>
-    sh(`setpriv --bounding-set -dac_read_search ${process.execPath} ${PEER} unmap ${name}`).trim()
+    sh(
+      `setpriv --bounding-set -dac_read_search "${process.execPath}" "${PEER}" unmap ${name}`,
+    ).trim()
   await story(
     t,
     'incapable',

@@ -16,7 +16,7 @@ sh('echo 0 >/proc/sys/vm/dirty_writeback_centisecs')
 
 /** The calls between the program's two marks (it opens paths that are not there). */
 function calls(path: string): string[] {
-  sh(`strace -f -s 200 -o /tmp/trace ${process.execPath} ${PROGRAM} ${path}`)
+  sh(`strace -f -s 200 -o /tmp/trace "${process.execPath}" "${PROGRAM}" ${path}`)
   const lines = sh('cat /tmp/trace').split('\n')
   const first = lines.findIndex((line) => line.includes('/mark/begin'))
   const last = lines.findLastIndex((line) => line.includes('/mark/end'))

@@ -126,7 +126,7 @@ await t.test('a writer from before is found, and what it does without a guard', 
 })
 
 /** How many pages of a file are in memory. */
-const cached = (path: string): number => Number(sh(`perl ${tool('cachestat.pl')} ${path}`))
+const cached = (path: string): number => Number(sh(`perl "${tool('cachestat.pl')}" ${path}`))
 
 await t.test('nothing of large folios stays in memory', async (t) => {
   const BYTES = 4 << 20
