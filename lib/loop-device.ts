@@ -79,7 +79,7 @@ export class LoopDevice extends FileDevice {
     top: DmDevice,
     record: MappingRecord | undefined,
   ): Promise<LoopDevice | undefined> {
-    const loops = await partsOf(top)
+    const loops = await partsOf(await liveTable(top))
     if (loops.length === 0) return undefined
     const size = await deviceSize(deviceName(top.major, top.minor))
     return new LoopDevice({ loops, top }, record, size)
@@ -163,9 +163,8 @@ export class LoopDevice extends FileDevice {
   }
 }
 
-/** The loop devices that a device concatenates, in its order. */
-async function partsOf(top: DmDevice): Promise<Loop[]> {
-  const { devices } = await liveTable(top)
+/** The loop devices that a table concatenates, in its order; none where it is another table. */
+export async function partsOf({ devices }: SegmentTable): Promise<Loop[]> {
   const loops: Loop[] = []
   for (const device of devices) {
     const number = loopNumber(await kernelName(device))

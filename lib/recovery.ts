@@ -16,6 +16,7 @@ import { DEFAULT_WAIT, NO_WAIT, type WaitLimit } from './kernel/wait.js'
 import { FileLock, openLocked, type LockedFiles } from './file-lock.js'
 import { readMark, releaseUnmapped } from './guard.js'
 import { mayBeStoredOn } from './locate.js'
+import { partsOf } from './loop-device.js'
 import { isRecordOf, MappedFiles, reconstructRecord } from './mapped-files.js'
 import { dropStalePages } from './page-cache.js'
 import { parsePath } from './plan/arguments.js'
@@ -139,7 +140,10 @@ async function mayMap(
   if (!hasLiveTable(device)) return true
   const filesystem = record?.filesystems?.[record.identities.indexOf(file.identity)]
   const table = await findTable(device)
-  return table !== undefined && (await mayBeStoredOn(table, file.device, filesystem))
+  if (!table) return false
+  // The file's blocks are not in the table of a device that concatenates loop devices.
+  if ((await partsOf(table)).length > 0) return true
+  return await mayBeStoredOn(table, file.device, filesystem)
 }
 
 /**

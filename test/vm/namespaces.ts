@@ -135,7 +135,7 @@ async function member(seed: number): Promise<void> {
 /** Two members in a mount namespace of their own. */
 async function pair(seed: number, commands: string): Promise<{ status: number; output: string }> {
   const start = (which: number): string =>
-    `${process.execPath} ${process.argv[1] ?? ''} member ${which}`
+    `"${process.execPath}" "${process.argv[1] ?? ''}" member ${which}`
   const script = `${commands}; ${start(seed)} & first=$!; ${start(seed + 1)}; second=$?; wait $first && exit $second`
   const child = spawn('unshare', ['-m', 'sh', '-c', script], { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
