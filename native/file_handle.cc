@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "files.h"
+#include "hex.h"
 #include "progress.h"
 
 namespace dmloop {
@@ -25,12 +26,6 @@ union HandleBuffer {
   struct file_handle handle;
   std::array<std::byte, sizeof(struct file_handle) + kMostBytes> room;
 };
-
-void AppendHex(std::string& text, unsigned byte) {
-  constexpr const char* kDigits = "0123456789abcdef";
-  text += kDigits[byte >> 4];
-  text += kDigits[byte & 0xf];
-}
 
 std::optional<unsigned> HexAt(std::string_view text, size_t byte) {
   const std::string_view digits = text.substr(byte * 2, 2);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "hex.h"
 #include "progress.h"
 
 namespace dmloop {
@@ -40,12 +41,8 @@ struct AnyUuid {
 constexpr unsigned long kGetUuid = _IOR(0x15, 0, AnyUuid);
 
 std::string Hex(std::span<const uint8_t> bytes) {
-  constexpr const char* kDigits = "0123456789abcdef";
   std::string text;
-  for (const uint8_t byte : bytes) {
-    text += kDigits[byte >> 4];
-    text += kDigits[byte & 0xf];
-  }
+  for (const uint8_t byte : bytes) AppendHex(text, byte);
   return text;
 }
 

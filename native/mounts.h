@@ -14,7 +14,7 @@ struct Mount {
   uint32_t minor = 0;
   // As /proc/filesystems has it.
   std::string filesystem;
-  // A path that leads there from here; it may be covered by another mount by now.
+  // A path to it for this process. Another mount may cover it.
   std::string place;
   bool read_only = false;
   // The filesystem as a whole: through no mount can it be written to.

@@ -9,7 +9,7 @@
 
 #include "result.h"
 
-// The pages of a file that are in memory, when the disk was written to beneath them.
+// The page cache of a file whose blocks were written through a device.
 namespace dmloop {
 
 // Drops the cached pages of an open file and compares those that stay with the disk: the first byte

@@ -1,6 +1,6 @@
 // The descriptors and the memory mappings that a process has of a file, from /proc.
 import { openFilesOf } from './processes.js'
-import { readText } from './sysfs.js'
+import { hexDeviceName, readText } from './sysfs.js'
 import { isSameFile, type Inode } from './file-uses.js'
 
 /** An open file, by the facts that /proc shows of it as well. */
@@ -30,7 +30,7 @@ export async function descriptorsOf(pid: string, { facts }: OpenFile): Promise<s
 /** Where a process has a file mapped. A memory mapping survives its descriptor. */
 export async function memoryOf(pid: string, { facts }: OpenFile): Promise<MemoryRange[]> {
   const maps = (await readText(`/proc/${pid}/maps`).catch(() => undefined)) ?? ''
-  const device = [facts.major, facts.minor].map((n) => n.toString(16).padStart(2, '0')).join(':')
+  const device = hexDeviceName(facts.major, facts.minor)
   return maps
     .split('\n')
     .map((line) => line.split(/ +/))

@@ -6,6 +6,10 @@ import { native, result } from './native.js'
 /** A device number as sysfs and device-mapper write it. */
 export const deviceName = (major: number, minor: number): string => `${major}:${minor}`
 
+/** A device number as procfs writes it in maps and locks: hexadecimal, at least two digits each. */
+export const hexDeviceName = (major: number, minor: number): string =>
+  [major, minor].map((number) => number.toString(16).padStart(2, '0')).join(':')
+
 /** A device number as `st_dev` and `st_rdev` carry it, taken apart (glibc's gnu_dev_major). */
 export function splitDevice(device: number): { major: number; minor: number } {
   const bits = BigInt(device)
