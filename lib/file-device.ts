@@ -1,5 +1,6 @@
 // A mapping of files, with the record of how it was made: what linear and loop devices have in common.
 import { dmloopError } from './kernel/errors.js'
+import type { SegmentTable } from './kernel/segments.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
 import { FileLock } from './file-lock.js'
 import { MappedDevice, type DeviceFacts } from './mapped-device.js'
@@ -9,7 +10,13 @@ import type { BackingFiles } from './plan/backing-file.js'
 import { identityOf } from './plan/names.js'
 import { readRecord, type MappingRecord } from './record.js'
 
-export abstract class FileDevice extends MappedDevice {
+/** A mapping as it is now; a linear one has the table that the kernel uses. */
+export interface CurrentMapping {
+  record: MappingRecord
+  table?: SegmentTable
+}
+
+export abstract class FileDevice<Current extends CurrentMapping> extends MappedDevice {
   /** @internal The record when the object was made, or when it was last extended; undefined if lost. */
   protected record: MappingRecord | undefined
 
@@ -24,46 +31,41 @@ export abstract class FileDevice extends MappedDevice {
     return identityOf(this.uuid) ?? ''
   }
 
+  /** The mapping as it is now: another object may have extended it. @internal */
+  protected abstract currentMapping(): Promise<Current>
+
   /**
-   * The record of this mapping now: another object may have extended it. Rejects with DMLOOP_FILE_CHANGED
+   * The record now, of which `ofDevice` returns what applies to the device. Rejects with DMLOOP_FILE_CHANGED
    * when the file has been mapped again.
    * @internal
    */
-  protected async currentRecord(): Promise<MappingRecord> {
+  protected async currentRecord(
+    ofDevice: (recorded: MappingRecord | undefined) => Promise<MappingRecord | undefined>,
+  ): Promise<MappingRecord> {
     const own = this.record
-    const record = await this.recordNow((await readRecord(this.#identity)) ?? own)
+    const record = await ofDevice((await readRecord(this.#identity)) ?? own)
     if (record && (!own || isSameMapping(record, own))) return record
     const detail = 'is not the mapping that this object was made for'
     throw dmloopError('DMLOOP_FILE_CHANGED', { file: this.files[0] ?? this.path }, detail)
   }
 
-  /** The record of the mapping that exists now, from what is recorded. @internal */
-  protected recordNow(recorded: MappingRecord | undefined): Promise<MappingRecord | undefined> {
-    return Promise.resolve(recorded)
-  }
-
-  /** Finds the files of the mapping. @internal */
-  protected findFiles(record: MappingRecord): Promise<MappedFiles> {
-    return MappedFiles.find(record, DEFAULT_WAIT)
-  }
-
   /** @internal */
   protected async extendDevice(): Promise<void> {
-    const { identities } = await this.currentRecord()
+    const { identities } = (await this.currentMapping()).record
     await using lock = await FileLock.take(identities, DEFAULT_WAIT)
-    const record = await this.currentRecord()
-    await using found = await this.findFiles(record)
+    const current = await this.currentMapping()
+    await using found = await MappedFiles.find(current.record, DEFAULT_WAIT, current.table)
     const files = found.assertFound()
     await files.flock(DEFAULT_WAIT)
     await files.syncAndProbe()
-    const length = await this.mapGrowth(files, record)
-    this.record = { ...record, length }
+    const length = await this.mapGrowth(files, current)
+    this.record = { ...current.record, length }
     await lock.write(this.record)
     this.setSize(length)
   }
 
   /** Extends the device to all of its files. Returns its size in bytes. @internal */
-  protected abstract mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number>
+  protected abstract mapGrowth(files: BackingFiles, current: Current): Promise<number>
 
   /** @internal */
   protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {

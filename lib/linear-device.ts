@@ -14,11 +14,11 @@ import {
 } from './kernel/device-mapper.js'
 import { dmloopError, problem, type FileRange, type Problem } from './kernel/errors.js'
 import type { DmDevice } from './kernel/native.js'
-import { SECTOR } from './kernel/segments.js'
+import { SECTOR, type SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
-import { FileDevice } from './file-device.js'
+import { FileDevice, type CurrentMapping } from './file-device.js'
 import type { FileLock } from './file-lock.js'
 import { judgeGuard } from './guard.js'
 import { loadProven } from './load-table.js'
@@ -32,7 +32,12 @@ import { readRecord, type MappingRecord } from './record.js'
 
 const log = debug('dmloop:linear-device')
 
-export class LinearDevice extends FileDevice {
+interface LinearMapping extends CurrentMapping {
+  device: DmDevice
+  table: SegmentTable
+}
+
+export class LinearDevice extends FileDevice<LinearMapping> {
   readonly backend = 'linear'
   readonly directIo = true
   #device: DmDevice
@@ -57,16 +62,14 @@ export class LinearDevice extends FileDevice {
   }
 
   protected async findProblems({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
-    const device = await this.#currentDevice()
-    const record = await this.currentRecord()
-    const live = await liveTable(device)
-    await using found = await MappedFiles.find(record, DEFAULT_WAIT, live)
+    const { device, record, table } = await this.currentMapping()
+    await using found = await MappedFiles.find(record, DEFAULT_WAIT, table)
     const files = found.assertFound()
     const built = await buildPlan(files.list, record)
     const problems = [...built.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
     if (built.plan.problems.length === 0) {
-      const sector = await built.plan.segments.firstDifference(live)
+      const sector = await built.plan.segments.firstDifference(table)
       if (sector !== undefined) {
         problems.push(problem('DMLOOP_FILE_CHANGED', blockAt(built, sector)))
       }
@@ -86,27 +89,23 @@ export class LinearDevice extends FileDevice {
     throw dmloopError('DMLOOP_NOT_MAPPED', { file }, 'is no longer mapped')
   }
 
-  protected override async recordNow(recorded: MappingRecord | undefined): Promise<MappingRecord> {
-    return await recordOf(await this.#currentDevice(), recorded)
+  protected async currentMapping(): Promise<LinearMapping> {
+    const device = await this.#currentDevice()
+    const table = await liveTable(device)
+    const record = await this.currentRecord((recorded) => recordOf(device, recorded, table))
+    return { device, record, table }
   }
 
-  protected override async findFiles(record: MappingRecord): Promise<MappedFiles> {
-    return await MappedFiles.find(
-      record,
-      DEFAULT_WAIT,
-      await liveTable(await this.#currentDevice()),
-    )
-  }
-
-  protected async mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number> {
+  protected async mapGrowth(
+    files: BackingFiles,
+    { device, record, table }: LinearMapping,
+  ): Promise<number> {
     const built = await buildPlan(files.list, { ...record, length: undefined })
     const { plan } = built
     plan.assertMappable()
-    const device = await this.#currentDevice()
-    const live = await liveTable(device)
-    const difference = await plan.segments.firstDifference(live)
+    const difference = await plan.segments.firstDifference(table)
     if (difference === undefined) return plan.size
-    if (difference < live.sectors) {
+    if (difference < table.sectors) {
       throw dmloopError('DMLOOP_FILE_CHANGED', blockAt(built, difference))
     }
     try {
@@ -132,12 +131,9 @@ export class LinearDevice extends FileDevice {
     // The UUID belongs to a new mapping of the same file.
     if (device && device.minor !== this.minor) return 'removed'
     const table = device && (await findTable(device))
-    const recorded = locked ?? this.record
     const record = device
-      ? await recordOf(device, recorded, table)
-      : this.isOfAnother(locked)
-        ? this.record
-        : recorded
+      ? await recordOf(device, locked ?? this.record, table)
+      : this.#recordOfRemoved(locked)
     if (!record || (device && this.isOfAnother(record))) return 'removed'
     // Not all of the files may be found: the device is removed in any case, and the rest is reported at the end.
     // A file that cannot be opened because of a lease is open in no other process, so none maps or unmaps it.
@@ -159,6 +155,11 @@ export class LinearDevice extends FileDevice {
     // What is recorded of the device is of an earlier mapping, where it is not of this one.
     await lock.clearOf(record, ...(device && locked ? [locked] : []))
     return 'removed'
+  }
+
+  /** The record of this mapping when its device is gone: what is recorded may be of a later one. */
+  #recordOfRemoved(locked: MappingRecord | undefined): MappingRecord | undefined {
+    return this.isOfAnother(locked) ? this.record : (locked ?? this.record)
   }
 }
 

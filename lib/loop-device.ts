@@ -24,7 +24,7 @@ import { SECTOR, SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize, kernelName } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT, poll } from './kernel/wait.js'
-import { FileDevice } from './file-device.js'
+import { FileDevice, type CurrentMapping } from './file-device.js'
 import type { FileLock } from './file-lock.js'
 import type { DeviceFacts } from './mapped-device.js'
 import { MappedFiles } from './mapped-files.js'
@@ -55,7 +55,7 @@ export function concatenationTable(parts: readonly Loop[]): SegmentTable {
   return new SegmentTable(Float64Array.from(rows), devices)
 }
 
-export class LoopDevice extends FileDevice {
+export class LoopDevice extends FileDevice<CurrentMapping> {
   readonly backend = 'loop'
   readonly directIo: boolean
   readonly #stack: LoopStack
@@ -94,7 +94,7 @@ export class LoopDevice extends FileDevice {
   }
 
   protected async findProblems({ content: mode, ...request }: VerifyRequest): Promise<Problem[]> {
-    const record = await this.currentRecord()
+    const { record } = await this.currentMapping()
     await using found = await MappedFiles.find(record, DEFAULT_WAIT)
     const files = found.assertFound()
     const { problems } = buildLoopPlan(files.list, { ...record, ownLoops: this.#ownLoops })
@@ -113,7 +113,11 @@ export class LoopDevice extends FileDevice {
     return problems
   }
 
-  protected async mapGrowth(files: BackingFiles, record: MappingRecord): Promise<number> {
+  protected async currentMapping(): Promise<CurrentMapping> {
+    return { record: await this.currentRecord((recorded) => Promise.resolve(recorded)) }
+  }
+
+  protected async mapGrowth(files: BackingFiles, { record }: CurrentMapping): Promise<number> {
     const request = { ...record, length: undefined, ownLoops: this.#ownLoops }
     const plan = buildLoopPlan(files.list, request)
     plan.assertMappable()

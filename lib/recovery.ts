@@ -4,8 +4,8 @@ import { withDeadline } from './kernel/deadline.js'
 import {
   alreadyMapped,
   findDevice,
-  hasLiveTable,
   findTable,
+  hasLiveTable,
   removeDevice,
   removeLeftNode,
 } from './kernel/device-mapper.js'
