@@ -36,7 +36,7 @@ export default tseslint.config(
       '@typescript-eslint/switch-exhaustiveness-check': 'error',
     },
   },
-  // The storeys of lib/: imports point only downward. lib/*.ts may import plan/ and kernel/.
+  // The storeys of lib/: imports point only downward. lib/images/ and lib/*.ts may import plan/ and kernel/.
   {
     files: ['lib/plan/**/*.ts'],
     rules: restrictImports('../(?!kernel/)', 'lib/plan/ imports from lib/kernel/ and itself only.'),
@@ -44,6 +44,22 @@ export default tseslint.config(
   {
     files: ['lib/kernel/**/*.ts'],
     rules: restrictImports('../', 'lib/kernel/ imports from itself only.'),
+  },
+  {
+    files: ['lib/*.ts'],
+    ignores: ['lib/index.ts'],
+    rules: restrictImports('./(images|cli)/', 'Only lib/index.ts imports from lib/images/.'),
+  },
+  {
+    files: ['lib/images/**/*.ts'],
+    rules: restrictImports(
+      '../(index|cli/)',
+      'lib/images/ does not import from lib/cli/ or the index.',
+    ),
+  },
+  {
+    files: ['lib/cli/**/*.ts'],
+    rules: restrictImports('../(?!index)', 'lib/cli/ uses what every user of the library gets.'),
   },
   {
     files: ['**/*.js', '**/*.mjs'],

@@ -78,7 +78,7 @@ export const POLICY = {
   DMLOOP_INLINE_DATA: {
     found: 'has its data inside the inode',
     why: 'The data shares its block with metadata of the filesystem.',
-    remedy: 'Make the file larger than an inode, or keep it on a filesystem without inline_data.',
+    remedy: 'Move the data out of the inode: provisionFile().',
     blocks: 'linear',
   },
   DMLOOP_UNALLOCATED_EXTENT: {
@@ -96,20 +96,20 @@ export const POLICY = {
   DMLOOP_SHARED_EXTENT: {
     found: 'shares blocks with another file (reflink, snapshot or dedupe)',
     why: 'A write through the device would change the other file too.',
-    remedy: 'Make a copy with blocks of its own: cp --reflink=never FILE COPY.',
+    remedy:
+      'Give it blocks of its own: provisionFile() on xfs; or make a copy, cp --reflink=never FILE COPY.',
     blocks: 'linear',
   },
   DMLOOP_UNWRITTEN_EXTENT: {
     found: 'has a range that was allocated but never written',
     why: 'It reads as zeros through the file and as old disk contents through the device.',
-    remedy: 'Write the range once, with zeros for instance; or map read-only with holes: ‘zero’.',
+    remedy: 'Write zeros there: provisionFile(); or map read-only with holes: ‘zero’.',
     blocks: 'linear',
   },
   DMLOOP_HOLE: {
     found: 'has a hole',
     why: 'There is no block to map.',
-    remedy:
-      'Write the whole file (cp --sparse=never FILE COPY); or map read-only with holes: ‘zero’.',
+    remedy: 'Fill it with zeros: provisionFile(); or map read-only with holes: ‘zero’.',
     blocks: 'linear',
   },
   DMLOOP_READ_ONLY: {
@@ -236,6 +236,30 @@ export const POLICY = {
     why: 'Reads of the file return them, and a small write to the file writes whole pages back over the device’s writes.',
     remedy:
       'Have the processes that are named unmap or close the file, then call unmap() or releaseFile() again.',
+    blocks: 'all',
+  },
+  DMLOOP_NO_SPACE: {
+    found: 'does not fit on its filesystem',
+    why: 'Every block must be allocated before it can be mapped.',
+    remedy: 'Free some space there, or use a filesystem with more.',
+    blocks: 'all',
+  },
+  DMLOOP_BAD_IMAGE: {
+    found: 'is not a whole image',
+    why: 'What was made of it would not be what its author meant.',
+    remedy: 'Get the image again, and compare its checksum.',
+    blocks: 'all',
+  },
+  DMLOOP_CHECKSUM_MISMATCH: {
+    found: 'has another SHA-256 than expected',
+    why: 'It is not the content that was asked for.',
+    remedy: 'Get the image again; the checksum must be that of the unpacked content.',
+    blocks: 'all',
+  },
+  DMLOOP_IMAGE_EXISTS: {
+    found: 'exists already',
+    why: 'Its content would be lost.',
+    remedy: 'Choose another name, or replace it with overwrite: true.',
     blocks: 'all',
   },
   DMLOOP_TIMEOUT: {

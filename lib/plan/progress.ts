@@ -1,9 +1,9 @@
-/** How far the comparison of file and device has come. */
+/** How far a long call has come. */
 export interface Progress {
-  /** Bytes compared. */
+  /** Bytes. */
   done: number
-  /** Bytes to compare. */
-  total: number
+  /** Bytes; undefined where they are not known before, as of a compressed stream. */
+  total: number | undefined
 }
 
 export type ProgressListener = (progress: Progress) => void
