@@ -1,7 +1,6 @@
 #include "file_handle.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 
 #include <array>
 #include <charconv>
@@ -12,6 +11,7 @@
 #include "files.h"
 #include "hex.h"
 #include "progress.h"
+#include "statx.h"
 
 namespace dmloop {
 
