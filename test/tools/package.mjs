@@ -84,8 +84,8 @@ run('npm', ['install', join(work, packed.filename)], {
   env: { ...process.env, PATH: bin },
 })
 
-function plan(target, command, environment = {}) {
-  const env = { PATH: process.env.PATH, ...environment }
+function plan(target, command) {
+  const env = { PATH: process.env.PATH }
   const [program, ...args] = command
   const output = run(program, [...args, 'user.mjs'], { cwd: project, env }).trim()
   if (!new RegExp(`^${target} v[\\d.]+ ${1 << 20} true$`).test(output)) throw new Error(output)
@@ -105,7 +105,14 @@ writeFileSync(
   join(dirname(pnpm), 'dist/pnpm.mjs'),
   "import('file://' + process.cwd() + '/user.mjs')",
 )
-plan('linux-x64-musl', [pnpm], muslRuntime(MACHINES.x64).environment)
+// It is linked statically, so detect-libc reads ldd: that of a machine with musl.
+const ldd = join(work, 'ldd')
+writeFileSync(ldd, '#!/bin/sh\nexec /lib/ld-musl-x86_64.so.1 --list "$@"\n')
+const settings = Object.entries(muslRuntime(MACHINES.x64).environment).map((entry) =>
+  entry.join('='),
+)
+const onMusl = `mount --bind ${ldd} /usr/bin/ldd && exec env ${settings.join(' ')} "$0" "$@"`
+plan('linux-x64-musl', ['unshare', '--mount', 'sh', '-c', onMusl, pnpm])
 
 const bun = fetchProgram('@oven/bun-linux-aarch64-musl', 'bin/bun')
 const { folder, environment } = muslRuntime(MACHINES.arm64)
