@@ -1,0 +1,17 @@
+// What is wrong with an image, and where.
+import { dmloopError, type DmloopError } from '../kernel/errors.js'
+
+/** Which bytes the positions in an error count. */
+export interface Origin {
+  /** The path of the input; undefined: a stream. */
+  file: string | undefined
+  /** The positions are those of the bytes that the input unpacks to. */
+  unpacked: boolean
+}
+
+/** DMLOOP_BAD_IMAGE: what was found, and at which byte. */
+export function badImage({ file, unpacked }: Origin, offset: number, found: string): DmloopError {
+  const place = `at byte ${offset}${unpacked ? ' of what it unpacks to' : ''}`
+  const subject = file === undefined ? 'the stream ' : ''
+  return dmloopError('DMLOOP_BAD_IMAGE', { file, offset }, `${subject}${found}, ${place}`)
+}

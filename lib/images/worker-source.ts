@@ -1,0 +1,109 @@
+// Unpacks in a worker thread what only WebAssembly unpacks, which would block the event loop.
+import { Worker } from 'node:worker_threads'
+import { untilAborted, type ByteSource } from './byte-source.js'
+import type { ToWorker, FromWorker, WorkerFormat } from './decompress-worker.js'
+import type { PackedInput } from './packed-input.js'
+
+type Outcome = Extract<FromWorker, { type: 'output' | 'end' | 'failure' }>
+
+export class WorkerSource implements ByteSource {
+  readonly size = undefined
+  readonly #worker: Worker
+  readonly #input: PackedInput
+  readonly #signal: AbortSignal | undefined
+  /** What the worker has unpacked and nobody has asked for; no more than it has buffers. */
+  readonly #outcomes: Outcome[] = []
+  /** The buffer that the caller of `next` has. */
+  #lent: ArrayBuffer | undefined
+  /** The source of the input, or the worker itself, has failed. */
+  #failure: { error: unknown } | undefined
+  #wake: () => void = () => undefined
+
+  constructor(format: WorkerFormat, input: PackedInput, signal: AbortSignal | undefined) {
+    this.#input = input
+    this.#signal = signal
+    this.#worker = new Worker(new URL('./decompress-worker.js', import.meta.url), {
+      workerData: format,
+      // It needs nothing of what the program was started with, a debugger's port or a loader.
+      execArgv: [],
+    })
+    // Only while somebody waits for it does it keep the process alive.
+    this.#worker.unref()
+    this.#worker.on('message', (message: FromWorker) => this.#receive(message))
+    this.#worker.on('error', (error) => this.#fail(error))
+    this.#worker.on('exit', () => this.#fail(new Error('the thread that unpacks has ended')))
+  }
+
+  async next(): Promise<Uint8Array | undefined> {
+    this.#giveBack()
+    this.#worker.ref()
+    try {
+      const outcome = await untilAborted(this.#outcome(), this.#signal)
+      return this.#result(outcome)
+    } finally {
+      this.#worker.unref()
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#worker.terminate()
+  }
+
+  async #outcome(): Promise<Outcome> {
+    for (;;) {
+      const outcome = this.#outcomes.shift()
+      if (outcome) return outcome
+      if (this.#failure) throw this.#failure.error
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+      })
+    }
+  }
+
+  #result(outcome: Outcome): Uint8Array | undefined {
+    switch (outcome.type) {
+      case 'output':
+        this.#lent = outcome.buffer
+        return new Uint8Array(outcome.buffer, 0, outcome.length)
+      case 'failure':
+        throw outcome.reason === undefined
+          ? this.#input.truncated()
+          : this.#input.invalid(outcome.reason)
+      case 'end':
+        // Asked again, it says so again.
+        this.#outcomes.push(outcome)
+        return undefined
+    }
+  }
+
+  #receive(message: FromWorker): void {
+    if (message.type === 'input') {
+      this.#feed().catch((error: unknown) => this.#fail(error))
+    } else {
+      this.#outcomes.push(message)
+      this.#wake()
+    }
+  }
+
+  async #feed(): Promise<void> {
+    const piece = await this.#input.next()
+    // The source uses its own buffer again. (slice() of a Buffer would not copy.)
+    const copy = piece && new Uint8Array(piece)
+    this.#post({ type: 'input', data: copy }, copy ? [copy.buffer] : [])
+  }
+
+  #giveBack(): void {
+    const buffer = this.#lent
+    this.#lent = undefined
+    if (buffer) this.#post({ type: 'buffer', buffer }, [buffer])
+  }
+
+  #post(message: ToWorker, transfer: ArrayBuffer[]): void {
+    this.#worker.postMessage(message, transfer)
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= { error }
+    this.#wake()
+  }
+}
