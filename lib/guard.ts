@@ -107,6 +107,28 @@ export async function whileLeased<T>(
 }
 
 /**
+ * Runs a step on a file that is open for writing, while nobody else has it open at all: whoever opens it
+ * meanwhile waits. The step is given a check, to be made again and again, that nobody waits. Rejects with
+ * DMLOOP_FILE_IN_USE.
+ */
+export async function whileExclusive<T>(
+  file: BackingFile,
+  step: (assertExclusive: () => Promise<void>) => Promise<T>,
+): Promise<T> {
+  await takeLease(file, true, '')
+  const assertExclusive = async (): Promise<void> => {
+    if (await result(native.hasLease(file.fd, true), file.path)) return
+    const detail = 'is being opened by another process'
+    throw dmloopError('DMLOOP_FILE_IN_USE', { file: file.path }, detail)
+  }
+  try {
+    return await step(assertExclusive)
+  } finally {
+    await endLease(file, true)
+  }
+}
+
+/**
  * Notes in the mark what will be changed, and takes the permission to open the file from other users where
  * that is part of it: neither is possible once the file is immutable. An existing mark still describes how
  * the file was before; only the mapping that it names changes.
@@ -179,7 +201,7 @@ async function setProtection({ fd, path }: BackingFile, protection: Protection):
 /** For another dmloop process, or a plan, to close the file that it has opened for reading. */
 const OPENERS_LIMIT = { timeout: 2000, signal: undefined }
 
-async function takeLease(file: BackingFile, exclusive: boolean): Promise<void> {
+async function takeLease(file: BackingFile, exclusive: boolean, why?: string): Promise<void> {
   const { fd, path } = file
   const taken = await poll(
     async () => {
@@ -193,18 +215,20 @@ async function takeLease(file: BackingFile, exclusive: boolean): Promise<void> {
     },
     exclusive ? OPENERS_LIMIT : NO_WAIT,
   )
-  if (!taken) throw await fileInUse(file, exclusive)
+  if (!taken) throw await fileInUse(file, exclusive, why)
 }
 
 const endLease = ({ fd, path }: BackingFile, exclusive: boolean): Promise<boolean> =>
   result(native.endLease(fd, exclusive), path)
 
-async function fileInUse(file: BackingFile, exclusive: boolean): Promise<Error> {
+async function fileInUse(
+  file: BackingFile,
+  exclusive: boolean,
+  why = ', and whoever has it open can unpin it',
+): Promise<Error> {
   const users = await (exclusive ? openersOf : writersOf)(file)
   const by = users.length === 0 ? '' : ` by ${users.join(', ')}`
-  const detail = exclusive
-    ? `is open${by}, and whoever has it open can unpin it`
-    : `is open for writing${by}`
+  const detail = exclusive ? `is open${by}${why}` : `is open for writing${by}`
   return dmloopError('DMLOOP_FILE_IN_USE', { file: file.path }, detail)
 }
 

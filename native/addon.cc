@@ -11,6 +11,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   Environment::Make(env);
   AddCalls(exports);
   AddFiles(exports);
+  AddImages(exports);
   AddExtents(exports);
   AddSegments(exports);
   AddDeviceMapper(exports);

@@ -57,7 +57,8 @@ Result<Nothing> Close(UniqueFd fd) {
 
 Result<UniqueFd> Open(const std::string& path, int flags) {
   Entering("open");
-  UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC));
+  // The mode is for what O_CREAT makes.
+  UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC, 0666));
   if (!fd.valid()) return LastFailure("open");
   return fd;
 }

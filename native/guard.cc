@@ -33,14 +33,18 @@ Result<Nothing> TakeLease(int fd, bool exclusive) {
   return Nothing{};
 }
 
-Result<bool> EndLease(int fd, bool exclusive) {
+Result<bool> HasLease(int fd, bool exclusive) {
   // While a lease is being broken, F_GETLEASE gives what it is to become: F_UNLCK, or F_RDLCK where
   // a reader waits for a write lease.
   const int lease = fcntl(fd, F_GETLEASE);
-  Failure unknown = LastFailure("F_GETLEASE");
-  if (fcntl(fd, F_SETLEASE, F_UNLCK) < 0) return LastFailure("F_SETLEASE");
-  if (lease < 0) return unknown;
+  if (lease < 0) return LastFailure("F_GETLEASE");
   return lease == (exclusive ? F_WRLCK : F_RDLCK);
+}
+
+Result<bool> EndLease(int fd, bool exclusive) {
+  auto whole = HasLease(fd, exclusive);
+  if (fcntl(fd, F_SETLEASE, F_UNLCK) < 0) return LastFailure("F_SETLEASE");
+  return whole;
 }
 
 Result<Nothing> SetImmutable(int fd, bool immutable) {

@@ -13,6 +13,8 @@ namespace dmloop {
 // Takes a lease (fcntl(2), F_SETLEASE). EAGAIN while anybody has the file open for writing; an
 // exclusive one, a write lease, also while anybody else has it open at all.
 Result<Nothing> TakeLease(int fd, bool exclusive);
+// Whether a lease is still whole: false when somebody waits to open the file against it.
+Result<bool> HasLease(int fd, bool exclusive);
 // Gives the lease back. Whether it was still whole: false when somebody waits to open the file
 // against it.
 Result<bool> EndLease(int fd, bool exclusive);

@@ -69,9 +69,13 @@ Napi::Value OpenedValue(Napi::Env env, OpenedFile& opened) {
 }
 
 Napi::Value OpenFileJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "openFile(path)");
+  if (!info[0].IsString() || !info[1].IsBoolean()) {
+    return Reject(info.Env(), "openFile(path, writable)");
+  }
   return PromiseWorker<OpenedFile>::Run(
-      info.Env(), [path = info[0].As<Napi::String>().Utf8Value()] { return OpenFile(path); },
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(),
+       writable = info[1].As<Napi::Boolean>().Value()] { return OpenFile(path, writable); },
       OpenedValue);
 }
 

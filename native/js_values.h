@@ -188,6 +188,7 @@ inline void Add(Napi::Object& exports, const char* name,
 void AddCalls(Napi::Object& exports);
 void AddExtents(Napi::Object& exports);
 void AddFiles(Napi::Object& exports);
+void AddImages(Napi::Object& exports);
 void AddSegments(Napi::Object& exports);
 void AddDeviceMapper(Napi::Object& exports);
 void AddLoop(Napi::Object& exports);

@@ -110,7 +110,7 @@ Result<OpenedFile> Opened(UniqueFd fd) {
 }
 
 // Opens what was found; `path` is for failures, and for what is not opened.
-Result<OpenedFile> OpenFound(const UniqueFd& found, const std::string& path) {
+Result<OpenedFile> OpenFound(const UniqueFd& found, const std::string& path, int flags) {
   OpenedFile none;
   struct stat stat;
   if (fstat(found.get(), &stat) < 0) return LastFailure("fstat", path);
@@ -121,7 +121,7 @@ Result<OpenedFile> OpenFound(const UniqueFd& found, const std::string& path) {
   facts.device_major = major(stat.st_dev);
   facts.device_minor = minor(stat.st_dev);
   if (!S_ISREG(stat.st_mode)) return none;
-  auto fd = Reopen(found.get(), O_RDONLY);
+  auto fd = Reopen(found.get(), flags);
   if (fd.ok()) return Opened(std::move(fd.value()));
   if (fd.failure().error != EAGAIN) return Failure{fd.failure().error, fd.failure().syscall, path};
   none.leased = true;
@@ -130,13 +130,13 @@ Result<OpenedFile> OpenFound(const UniqueFd& found, const std::string& path) {
 
 }  // namespace
 
-Result<OpenedFile> OpenFile(const std::string& path) {
+Result<OpenedFile> OpenFile(const std::string& path, bool writable) {
   // The path is resolved once. What is there is checked, and only that is opened: if the path were
   // resolved again, it might be another file's, or a link to a device.
   Entering("open");
   const UniqueFd found(open(path.c_str(), O_PATH | O_CLOEXEC));
   if (!found.valid()) return LastFailure("open", path);
-  return OpenFound(found, path);
+  return OpenFound(found, path, writable ? O_RDWR : O_RDONLY);
 }
 
 namespace {
@@ -199,7 +199,7 @@ Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::s
     } else if (failure.error == EPERM && failure.syscall == std::string_view("open_by_handle_at")) {
       otherwise = failure;
     } else if (failure.error == EAGAIN) {
-      auto other = OpenFile(place);
+      auto other = OpenFile(place, false);
       if (other.ok() && other.value().leased) otherwise = std::move(other);
     }
     return stale.has_value();
@@ -209,7 +209,7 @@ Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::s
   if (!best) return otherwise;
   auto path = PathOf(best->get());
   if (!path.ok()) return path.failure();
-  return OpenFound(*best, path.value());
+  return OpenFound(*best, path.value(), O_RDONLY);
 }
 
 Result<std::optional<std::string>> FilesystemUuid(uint32_t major, uint32_t minor) {

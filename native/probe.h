@@ -49,9 +49,9 @@ struct OpenedFile {
   bool leased = false;
 };
 
-// Opens a regular file for reading. Anything else is not opened, for to open a device or a pipe can
-// do something: then there is no descriptor.
-Result<OpenedFile> OpenFile(const std::string& path);
+// Opens a regular file for reading, or for writing as well. Anything else is not opened, for to
+// open a device or a pipe can do something: then there is no descriptor.
+Result<OpenedFile> OpenFile(const std::string& path, bool writable);
 // Opens a regular file by its handle, through whatever mount or open file leads to its filesystem,
 // which has this device: in this mount namespace, or in that of any process that /proc shows.
 // ESTALE when the filesystem has no such file; EPERM when this process may not use handles; ENODEV

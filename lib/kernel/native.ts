@@ -6,6 +6,11 @@ import type { AddressCall } from './policy.js'
 
 declare const opaque: unique symbol
 
+/** Memory that `write` takes bytes from; see native/image_file.h. */
+export interface WriteBuffer {
+  readonly [opaque]: 'write buffer'
+}
+
 /** A udev cookie, which is destroyed with its last handle at the latest; see native/udev_cookie.h. */
 export interface Cookie {
   readonly [opaque]: 'cookie'
@@ -189,6 +194,9 @@ export interface PathFacts {
   minor: number
 }
 
+/** FALLOC_FL_* of linux/falloc.h. */
+export const FALLOCATE = { keepSize: 0x1, punchHole: 0x2, unshareRange: 0x40 } as const
+
 interface Addon {
   /**
    * The last system call of a native call, and how many it has made; undefined when the native call is
@@ -209,7 +217,7 @@ interface Addon {
   /** Some of the extents, four numbers each: logical, physical, length, flags. */
   extentRows: (extents: ExtentList, first: number, count: number) => Float64Array
   /** The descriptor is -1 when it is not a regular file, or leased. */
-  openFile: Call<[path: string], OpenedFile>
+  openFile: Call<[path: string, writable: boolean], OpenedFile>
   /** Through any mount of the filesystem on that device; see native/probe.h. */
   openFileByHandle: Call<[major: number, minor: number, handle: string], OpenedFile>
   /** In hexadecimal digits; undefined where it is mounted nowhere, or the kernel does not tell. */
@@ -236,6 +244,8 @@ interface Addon {
   takeLease: Call<[fd: number, exclusive: boolean], void>
   /** Whether nobody has broken it. */
   endLease: Call<[fd: number, exclusive: boolean], boolean>
+  /** Whether a lease is still whole: false when somebody waits to open the file. */
+  hasLease: Call<[fd: number, exclusive: boolean], boolean>
   setImmutable: Call<[fd: number, immutable: boolean], void>
   /** The owner, and the low 12 bits of the mode. */
   setAccess: Call<[fd: number, uid: number, mode: number], void>
@@ -257,6 +267,17 @@ interface Addon {
   findStaleByte: Call<[fd: number], number>
   /** Reclaims ranges of a process's memory. Two numbers a range: the first address, and bytes. */
   pageOut: Call<[pid: number, ranges: Float64Array], void>
+  /** Of a multiple of 4096 bytes: `bytes` is the memory. */
+  newWriteBuffer: (size: number) => { buffer: WriteBuffer; bytes: Uint8Array }
+  /** Whether what is written bypasses the page cache; EINVAL where the filesystem has no direct I/O. */
+  setDirect: Call<[fd: number, direct: boolean], void>
+  /** fallocate(2); `mode` is of FALLOCATE. */
+  allocate: Call<[fd: number, mode: number, offset: number, length: number], void>
+  truncate: Call<[fd: number, size: number], void>
+  write: Call<[fd: number, buffer: WriteBuffer, length: number, offset: number], void>
+  writeZeros: Call<[fd: number, offset: number, length: number], void>
+  /** Without `replace`, EEXIST where there is a file with the new name. */
+  rename: Call<[from: string, to: string, replace: boolean], void>
   makeBlockNode: Call<[path: string, major: number, minor: number], void>
   /** The segments of file parts, end to end. `devices` lists the devices at the bottom that are in use. */
   buildSegments: Call<

@@ -340,6 +340,8 @@ export interface KnownFilesystem {
   addresses: AddressCall
   /** What a guard needs there; empty where nothing protects a file. */
   protections: readonly Protection[]
+  /** The most bytes of a file, in whole MiB, where that is less than anybody has. */
+  largestFile?: number
 }
 
 const IMMUTABLE_FLAG: KnownFilesystem = { addresses: 'FIEMAP', protections: ['immutable'] }
@@ -351,5 +353,6 @@ export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> 
   ext4: IMMUTABLE_FLAG,
   xfs: IMMUTABLE_FLAG,
   f2fs: { addresses: 'FIEMAP', protections: ['private', 'immutable', 'pinned'] },
-  vfat: { addresses: 'FIBMAP', protections: [] },
+  // FAT_MAX_FILE_SIZE (fs/fat/fat.h): 4 GiB less one byte.
+  vfat: { addresses: 'FIBMAP', protections: [], largestFile: 4095 * 2 ** 20 },
 }

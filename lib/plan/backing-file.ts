@@ -38,12 +38,17 @@ export class BackingFile implements AsyncDisposable {
   }
 
   /**
-   * Opens a regular file for reading. Rejects with DMLOOP_NOT_REGULAR_FILE for anything else, with
+   * Opens a regular file for reading, or for writing as well. Rejects with DMLOOP_NOT_REGULAR_FILE for anything else, with
    * DMLOOP_FILE_IN_USE when another process keeps a write lease on it until the limit, and with the system's
    * error where there is no file or no permission.
    */
-  static async open(file: string, limit: WaitLimit): Promise<BackingFile> {
-    return await BackingFile.#of(await unleased(() => result(native.openFile(file), file), limit))
+  static async open(
+    file: string,
+    limit: WaitLimit,
+    { writable = false } = {},
+  ): Promise<BackingFile> {
+    const open = (): Promise<OpenedFile> => result(native.openFile(file, writable), file)
+    return await BackingFile.#of(await unleased(open, limit))
   }
 
   /**

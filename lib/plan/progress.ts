@@ -7,3 +7,23 @@ export interface Progress {
 }
 
 export type ProgressListener = (progress: Progress) => void
+
+/** Reports at most, the last one included. */
+const MOST = 1000
+
+/** Where the total is not known, each report is at least this part of all bytes after the last one. */
+const UNKNOWN_TOTAL = { least: 4 << 20, part: 0.02 }
+
+/** Calls a listener at most 1,000 times; always with the end, where the total is known. */
+export function limitedProgress(
+  listener: ProgressListener | undefined,
+  total: number | undefined,
+): (done: number) => void {
+  let next = 0
+  return (done) => {
+    if (done < next && done !== total) return
+    const { least, part } = UNKNOWN_TOTAL
+    next = done + (total === undefined ? Math.max(least, done * part) : total / (MOST - 2))
+    listener?.({ done, total })
+  }
+}

@@ -22,7 +22,7 @@ const script = `
   import('${library}').then(async ({ native }) => {
     await native.lockRecord(${JSON.stringify(record)})
     parentPort.postMessage('ready')
-    const open = () => native.openFile(${JSON.stringify(file)})
+    const open = () => native.openFile(${JSON.stringify(file)}, false)
     for (;;) {
       const opened = await Promise.all([open(), open(), native.inspect(0)])
       for (const { value } of opened.slice(0, 2)) await native.close(value.fd)

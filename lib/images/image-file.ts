@@ -1,0 +1,196 @@
+// A file of an image that is being made: all of its space allocated before anything is written.
+import { constants } from 'node:fs'
+import { chmod, chown, unlink } from 'node:fs/promises'
+import debug from 'debug'
+import { dmloopError, isSystemError } from '../kernel/errors.js'
+import { lockHolders } from '../kernel/file-locks.js'
+import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
+import { FALLOCATE, native, result, type FileProbe, type WriteBuffer } from '../kernel/native.js'
+import { identify } from '../kernel/path.js'
+import { FILESYSTEMS } from '../kernel/policy.js'
+import { explainWriteError } from './write-errors.js'
+
+const log = debug('dmloop:image-file')
+
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR } = constants
+
+/** The file's own path, and the image's. */
+interface Place {
+  path: string
+  image: string
+}
+
+export class ImageFile implements AsyncDisposable {
+  /** Of the image: for messages. */
+  readonly #image: string
+  readonly #path: string
+  readonly fd: number
+  readonly #probe: FileProbe
+  readonly #filesystem: Filesystem
+
+  private constructor({ path, image }: Place, fd: number, probe: FileProbe) {
+    this.#path = path
+    this.#image = image
+    this.fd = fd
+    this.#probe = probe
+    this.#filesystem = filesystemOf(probe)
+  }
+
+  /** Creates a file, and locks it; undefined when there is one already. */
+  static async create(place: Place): Promise<ImageFile | undefined> {
+    const file = await ImageFile.#open(place, O_CREAT | O_EXCL, 'EEXIST')
+    if (!file) return undefined
+    await file.#prepare()
+    return file
+  }
+
+  /** Opens and locks a file that another call has created; undefined when there is none. */
+  static find(place: Place): Promise<ImageFile | undefined> {
+    return ImageFile.#open(place, 0, 'ENOENT')
+  }
+
+  /**
+   * Rejects with DMLOOP_FILE_IN_USE while another process has it locked; `none` is the error that is no
+   * error. Undefined also where the process that had it locked has removed or renamed it.
+   */
+  static async #open(place: Place, flags: number, none: string): Promise<ImageFile | undefined> {
+    const { path, image } = place
+    let fd: number
+    try {
+      fd = await result(native.open(path, O_RDWR | O_NOFOLLOW | flags), path)
+    } catch (error) {
+      if (isSystemError(error, none)) return undefined
+      throw explainWriteError(error, image)
+    }
+    try {
+      const file = new ImageFile(place, fd, await result(native.probe(fd), path))
+      await file.#lock()
+      if (await file.isNamed()) return file
+    } catch (error) {
+      await result(native.close(fd), path)
+      throw error
+    }
+    await result(native.close(fd), path)
+    return undefined
+  }
+
+  async #lock(): Promise<void> {
+    const { fd } = this
+    try {
+      await result(native.lockFile(fd, true), this.#path)
+    } catch (error) {
+      // A filesystem without such locks.
+      if (isSystemError(error, 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP')) return
+      if (!isSystemError(error, 'EAGAIN')) throw error
+      const holders = await lockHolders('FLOCK', this.#probe.facts)
+      const detail = `is being made by ${holders.join(', ') || 'another process'}`
+      throw dmloopError('DMLOOP_FILE_IN_USE', { file: this.#image }, detail)
+    }
+  }
+
+  /** Whether its path still leads to it. */
+  async isNamed(): Promise<boolean> {
+    const { inode, major, minor } = this.#probe.facts
+    try {
+      const found = await identify(this.#path)
+      return found.inode === inode && found.fsMajor === major && found.fsMinor === minor
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT')) return false
+      throw error
+    }
+  }
+
+  /** While it is empty: newer kernels pin a file on f2fs only then (f2fs_ioc_set_pin_file, fs/f2fs/file.c). */
+  async #prepare(): Promise<void> {
+    const { fd } = this
+    const path = this.#path
+    if (FILESYSTEMS[this.#filesystem.name]?.protections.includes('pinned') === true) {
+      await result(native.setPinned(fd, true), path).catch((error: unknown) => {
+        log('%s: not pinned: %o', path, error)
+      })
+    }
+    await result(native.setDirect(fd, true), path).catch((error: unknown) => {
+      log('%s: without direct I/O: %o', path, error)
+    })
+  }
+
+  /** The logical block size of the filesystem's device, in bytes. */
+  get blockSize(): number {
+    return this.#probe.blockSize
+  }
+
+  /** The most bytes that a file can have on its filesystem; undefined where that is not known. */
+  get largest(): number | undefined {
+    return FILESYSTEMS[this.#filesystem.name]?.largestFile
+  }
+
+  /**
+   * Allocates space up to a size, of which `from` bytes have it already. Returns whether the filesystem can do
+   * that before anything is written.
+   */
+  async allocate(from: number, size: number): Promise<boolean> {
+    const { fd } = this
+    const image = this.#image
+    // vfat writes zeros, through the page cache, into what becomes part of a file (fat_fallocate, fs/fat/file.c).
+    const mode = this.#filesystem.name === 'vfat' ? FALLOCATE.keepSize : 0
+    try {
+      await result(native.allocate(fd, mode, from, size - from), image)
+      return true
+    } catch (error) {
+      if (!isSystemError(error, 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'))
+        throw explainWriteError(error, image)
+      log('%s: cannot be allocated in advance', image)
+      return false
+    }
+  }
+
+  /** How many extents its first bytes are in. Throws DMLOOP_UNSUPPORTED_FILESYSTEM where nobody knows. */
+  async countExtents(size: number): Promise<number> {
+    const image = this.#image
+    const known = FILESYSTEMS[this.#filesystem.name]
+    if (!known) throw dmloopError('DMLOOP_UNSUPPORTED_FILESYSTEM', { file: image })
+    const walk = native.walkExtents(this.fd, known.addresses, 0, size, this.blockSize)
+    return (await result(walk, image)).count
+  }
+
+  async write(buffer: WriteBuffer, length: number, offset: number): Promise<void> {
+    await this.#change(native.write(this.fd, buffer, length, offset))
+  }
+
+  async writeZeros(offset: number, length: number): Promise<void> {
+    await this.#change(native.writeZeros(this.fd, offset, length))
+  }
+
+  /** Gives the file its size, and makes sure that all of it is on the disk. */
+  async finish(size: number): Promise<void> {
+    await this.#change(native.truncate(this.fd, size))
+    await this.#change(native.sync(this.fd))
+  }
+
+  async #change(pending: Parameters<typeof result<void>>[0]): Promise<void> {
+    try {
+      await result(pending, this.#image)
+    } catch (error) {
+      throw explainWriteError(error, this.#image)
+    }
+  }
+
+  /** Gives it the owner and the mode of another file, as far as this process may. */
+  async adopt({ uid, gid, mode }: { uid: number; gid: number; mode: number }): Promise<void> {
+    // Whatever is at its path now.
+    const self = `/proc/self/fd/${this.fd}`
+    await chown(self, uid, gid).catch((error: unknown) => {
+      if (!isSystemError(error, 'EPERM')) throw error
+      log('%s: stays its own: %o', this.#image, error)
+    })
+    await chmod(self, mode & 0o7777)
+  }
+
+  async remove(): Promise<void> {
+    await unlink(this.#path)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await result(native.close(this.fd), this.#path)
+  }
+}
