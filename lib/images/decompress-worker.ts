@@ -1,10 +1,13 @@
 // The thread that unpacks. It asks for each piece of input, and writes to a few buffers that go back and forth.
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
 import { DecodeError, type Decoder, type Input } from './decoder.js'
-import { unxz } from './unxz.js'
-import { unzstd } from './unzstd.js'
+import { Queue } from './queue.js'
 
-const DECODERS = { zstd: unzstd, xz: unxz } satisfies Record<string, Decoder>
+/** Each loads its own library. */
+const DECODERS = {
+  zstd: async () => (await import('./unzstd.js')).unzstd,
+  xz: async () => (await import('./unxz.js')).unxz,
+} satisfies Record<string, () => Promise<Decoder>>
 
 export type WorkerFormat = keyof typeof DECODERS
 
@@ -29,32 +32,33 @@ const BUFFER_SIZE = 1 << 20
 /** The other thread: gives input, takes output. */
 class Peer {
   readonly #port: MessagePort
-  readonly #free = Array.from({ length: BUFFERS }, () => new ArrayBuffer(BUFFER_SIZE))
-  readonly #inputs: (Uint8Array | undefined)[] = []
-  #wake: () => void = () => undefined
+  readonly #inputs = new Queue<{ data: Uint8Array | undefined }>()
+  readonly #buffers = new Queue<ArrayBuffer>()
+  /** What is being filled, and how far. */
+  #buffer: ArrayBuffer | undefined
   #filled = 0
 
   constructor(port: MessagePort) {
     this.#port = port
+    for (let count = 0; count < BUFFERS; count++) this.#buffers.put(new ArrayBuffer(BUFFER_SIZE))
     port.on('message', (message: ToWorker) => {
-      if (message.type === 'input') this.#inputs.push(message.data)
-      else this.#free.push(message.buffer)
-      this.#wake()
+      if (message.type === 'input') this.#inputs.put(message)
+      else this.#buffers.put(message.buffer)
     })
   }
 
   async input(): Promise<Uint8Array | undefined> {
     this.post({ type: 'input' })
-    while (this.#inputs.length === 0) await this.#message()
-    return this.#inputs.shift()
+    const { data } = await this.#inputs.take()
+    return data
   }
 
   /** Takes what was unpacked, and waits while there is no room for it. */
   async write(output: Uint8Array): Promise<void> {
     for (let rest = output; rest.length > 0;) {
-      const buffer = await this.#buffer()
+      this.#buffer ??= await this.#buffers.take()
       const part = rest.subarray(0, BUFFER_SIZE - this.#filled)
-      new Uint8Array(buffer).set(part, this.#filled)
+      new Uint8Array(this.#buffer).set(part, this.#filled)
       this.#filled += part.length
       rest = rest.subarray(part.length)
       if (this.#filled === BUFFER_SIZE) this.flush()
@@ -62,29 +66,14 @@ class Peer {
   }
 
   flush(): void {
-    if (this.#filled === 0) return
-    const buffer = this.#free.shift()
+    const buffer = this.#buffer
     if (buffer) this.post({ type: 'output', buffer, length: this.#filled }, [buffer])
+    this.#buffer = undefined
     this.#filled = 0
   }
 
   post(message: FromWorker, transfer: ArrayBuffer[] = []): void {
     this.#port.postMessage(message, transfer)
-  }
-
-  /** The buffer that is being filled. */
-  async #buffer(): Promise<ArrayBuffer> {
-    for (;;) {
-      const [buffer] = this.#free
-      if (buffer) return buffer
-      await this.#message()
-    }
-  }
-
-  #message(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#wake = resolve
-    })
   }
 }
 
@@ -101,4 +90,7 @@ async function unpack(peer: Peer, decode: Decoder): Promise<void> {
   }
 }
 
-if (parentPort) await unpack(new Peer(parentPort), DECODERS[workerData as WorkerFormat])
+if (parentPort) {
+  const decode = await DECODERS[workerData as WorkerFormat]()
+  await unpack(new Peer(parentPort), decode)
+}

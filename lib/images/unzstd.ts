@@ -81,8 +81,8 @@ class ZstdStream {
       this.complete = result === 0
       const { used } = this.#output
       if (used > 0) yield new Uint8Array(this.#zstd.memory.buffer, this.#output.data, used)
-      // A full output may have left something behind.
-    } while (this.#input.used < piece.length || this.#output.used === OUTPUT)
+      // A full output may have left something behind, though not after a frame, where a call would start the next.
+    } while (this.#input.used < piece.length || (!this.complete && this.#output.used === OUTPUT))
   }
 }
 

@@ -3,8 +3,12 @@ import { Worker } from 'node:worker_threads'
 import { untilAborted, type ByteSource } from './byte-source.js'
 import type { ToWorker, FromWorker, WorkerFormat } from './decompress-worker.js'
 import type { PackedInput } from './packed-input.js'
+import { Queue } from './queue.js'
 
-type Outcome = Extract<FromWorker, { type: 'output' | 'end' | 'failure' }>
+type Outcome =
+  | Exclude<FromWorker, { type: 'input' }>
+  /** The source of the input, or the worker itself, has failed. */
+  | { type: 'error'; error: unknown }
 
 export class WorkerSource implements ByteSource {
   readonly size = undefined
@@ -12,12 +16,9 @@ export class WorkerSource implements ByteSource {
   readonly #input: PackedInput
   readonly #signal: AbortSignal | undefined
   /** What the worker has unpacked and nobody has asked for; no more than it has buffers. */
-  readonly #outcomes: Outcome[] = []
+  readonly #outcomes = new Queue<Outcome>()
   /** The buffer that the caller of `next` has. */
   #lent: ArrayBuffer | undefined
-  /** The source of the input, or the worker itself, has failed. */
-  #failure: { error: unknown } | undefined
-  #wake: () => void = () => undefined
 
   constructor(format: WorkerFormat, input: PackedInput, signal: AbortSignal | undefined) {
     this.#input = input
@@ -38,7 +39,7 @@ export class WorkerSource implements ByteSource {
     this.#giveBack()
     this.#worker.ref()
     try {
-      const outcome = await untilAborted(this.#outcome(), this.#signal)
+      const outcome = await untilAborted(this.#outcomes.take(), this.#signal)
       return this.#result(outcome)
     } finally {
       this.#worker.unref()
@@ -47,17 +48,6 @@ export class WorkerSource implements ByteSource {
 
   async close(): Promise<void> {
     await this.#worker.terminate()
-  }
-
-  async #outcome(): Promise<Outcome> {
-    for (;;) {
-      const outcome = this.#outcomes.shift()
-      if (outcome) return outcome
-      if (this.#failure) throw this.#failure.error
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-    }
   }
 
   #result(outcome: Outcome): Uint8Array | undefined {
@@ -69,9 +59,11 @@ export class WorkerSource implements ByteSource {
         throw outcome.reason === undefined
           ? this.#input.truncated()
           : this.#input.invalid(outcome.reason)
+      case 'error':
+        throw outcome.error
       case 'end':
         // Asked again, it says so again.
-        this.#outcomes.push(outcome)
+        this.#outcomes.put(outcome)
         return undefined
     }
   }
@@ -80,8 +72,7 @@ export class WorkerSource implements ByteSource {
     if (message.type === 'input') {
       this.#feed().catch((error: unknown) => this.#fail(error))
     } else {
-      this.#outcomes.push(message)
-      this.#wake()
+      this.#outcomes.put(message)
     }
   }
 
@@ -103,7 +94,6 @@ export class WorkerSource implements ByteSource {
   }
 
   #fail(error: unknown): void {
-    this.#failure ??= { error }
-    this.#wake()
+    this.#outcomes.put({ type: 'error', error })
   }
 }
