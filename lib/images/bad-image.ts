@@ -9,9 +9,14 @@ export interface Origin {
   unpacked: boolean
 }
 
-/** DMLOOP_BAD_IMAGE: what was found, and at which byte. */
-export function badImage({ file, unpacked }: Origin, offset: number, found: string): DmloopError {
-  const place = `at byte ${offset}${unpacked ? ' of what it unpacks to' : ''}`
+/** DMLOOP_BAD_IMAGE: what was found, and at which byte; undefined: at none. */
+export function badImage(
+  { file, unpacked }: Origin,
+  offset: number | undefined,
+  found: string,
+): DmloopError {
   const subject = file === undefined ? 'the stream ' : ''
-  return dmloopError('DMLOOP_BAD_IMAGE', { file, offset }, `${subject}${found}, ${place}`)
+  const place = offset === undefined ? '' : `, at byte ${offset}`
+  const count = unpacked && place ? ' of what it unpacks to' : ''
+  return dmloopError('DMLOOP_BAD_IMAGE', { file, offset }, `${subject}${found}${place}${count}`)
 }

@@ -2,6 +2,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
 import { invalidType, invalidValue } from '../kernel/errors.js'
+import { deviceName, deviceSize, splitDevice } from '../kernel/sysfs.js'
 
 /** Blocks of bytes in their order. */
 export interface ByteSource {
@@ -64,13 +65,7 @@ class FileSource implements ByteSource {
     const opening = open(path)
     try {
       const handle = await untilAborted(opening, signal)
-      const stats = await handle.stat()
-      // The files of /proc and /sys have no size, and yet content.
-      return new FileSource(
-        handle,
-        stats.isFile() && stats.size > 0 ? stats.size : undefined,
-        signal,
-      )
+      return new FileSource(handle, await sizeOf(handle), signal)
     } catch (error) {
       // Opening a named pipe waits for somebody to write to it, maybe for ever.
       opening.then((handle) => handle.close()).catch(() => undefined)
@@ -113,11 +108,19 @@ class FileSource implements ByteSource {
 
   async close(): Promise<void> {
     this.#closed ??= this.#handle.close()
-    // A read from a pipe may never end, and the file is closed after it. Of a file that was only read, an error
-    // says nothing.
+    // Of a file that was only read, an error says nothing.
     const closed = this.#closed.catch(() => undefined)
-    if (this.#signal?.aborted !== true) await untilAborted(closed, this.#signal)
+    // It is closed after the read that goes on, which may never end if it is a pipe's.
+    if (this.size !== undefined && this.#signal?.aborted !== true) await closed
   }
+}
+
+/** Bytes; undefined where only the end tells: pipes, and the files of /proc and /sys, which say 0. */
+async function sizeOf(handle: FileHandle): Promise<number | undefined> {
+  const stats = await handle.stat()
+  const { major, minor } = splitDevice(stats.rdev)
+  const size = stats.isBlockDevice() ? await deviceSize(deviceName(major, minor)) : stats.size
+  return size > 0 && !stats.isDirectory() ? size : undefined
 }
 
 class StreamSource implements ByteSource {

@@ -99,24 +99,22 @@ async function* rawPieces(
 /** Nothing beyond `size`. */
 function limited(content: Recognised, size: number | undefined): AsyncGenerator<Piece, void> {
   if (size === undefined) return content.pieces
-  const tooLarge = (): Error =>
-    badImage(content.origin, size, `has more than the ${size} bytes that the image is to have`)
-  if (content.size !== undefined && content.size > size) throw tooLarge()
-  return within(content.pieces, size, tooLarge)
+  if (content.size === undefined) return within(content, size)
+  if (content.size <= size) return content.pieces
+  throw badImage(content.origin, undefined, `has ${content.size} bytes, ${tooMany(size)}`)
 }
 
-async function* within(
-  pieces: AsyncGenerator<Piece, void>,
-  size: number,
-  tooLarge: () => Error,
-): AsyncGenerator<Piece, void> {
+/** Content that does not say how much it is: bytes as they are. */
+async function* within({ pieces, origin }: Recognised, size: number): AsyncGenerator<Piece, void> {
   let left = size
   for await (const piece of pieces) {
     left -= 'data' in piece ? piece.data.length : piece.length
-    if (left < 0) throw tooLarge()
+    if (left < 0) throw badImage(origin, size, `goes on, ${tooMany(size)}`)
     yield piece
   }
 }
+
+const tooMany = (size: number): string => `and the image is to have ${size}`
 
 /** Pieces after an empty one, which starts the generator; closes the layers when it ends, however it does. */
 async function* closing(

@@ -1,5 +1,6 @@
 // Android's sparse image format, as AOSP's libsparse/sparse_format.h describes it: chunks of blocks that have
 // content, one pattern, or none. All numbers are little-endian.
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import { badImage, type Origin } from './bad-image.js'
 import type { ByteReader } from './byte-reader.js'
@@ -18,6 +19,11 @@ const RAW = 0xcac1
 const FILL = 0xcac2
 const DONT_CARE = 0xcac3
 const CRC32 = 0xcac4
+
+/** The most bytes of a piece. */
+const PIECE = 4 << 20
+/** Chunks between two turns of the event loop: a block of the input may have many that are almost nothing. */
+const TURN = 1000
 
 /** Bytes of a fill pattern, and of a checksum. */
 const WORD = 4
@@ -76,6 +82,7 @@ export class SparseImage {
       this.#checkChunk(chunk)
       yield* this.#content(chunk)
       this.#done += chunk.length
+      if (index % TURN === 0) await nextTurn()
     }
     await this.#checkEnd()
   }
@@ -116,7 +123,7 @@ export class SparseImage {
   async *#raw(length: number): AsyncGenerator<Piece, void> {
     let left = length
     while (left > 0) {
-      const data = await this.#reader.some(left)
+      const data = await this.#reader.some(Math.min(left, PIECE))
       if (!data) throw this.#truncated()
       this.#crc = crc32(data, this.#crc)
       left -= data.length

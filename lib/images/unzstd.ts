@@ -28,8 +28,11 @@ const ERRORS: Partial<Record<number, string>> = {
 }
 const LAST_ERROR = 120
 
+/** The package has one of it for each thread, loaded once. */
+let loaded: Promise<Zstd> | undefined
+
 export async function* unzstd(input: Input): AsyncGenerator<Uint8Array, void> {
-  const stream = new ZstdStream(await loadZstd())
+  const stream = new ZstdStream(await (loaded ??= loadZstd()))
   for (let piece = await input(); piece; piece = await input()) {
     for (let start = 0; start < piece.length; start += INPUT) {
       yield* stream.unpack(piece.subarray(start, start + INPUT))

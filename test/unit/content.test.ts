@@ -1,5 +1,5 @@
 // What an image is made from: every format, whole and damaged, large and small, and in pieces of any size.
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -85,6 +85,12 @@ async function failure(
 }
 
 const descriptors = (): number => readdirSync('/proc/self/fd').length
+
+/** No more descriptors are open than before, as soon as what was aborted has returned from the kernel. */
+async function closedAgain(before: number): Promise<boolean> {
+  for (let tries = 0; descriptors() > before && tries < 100; tries++) await sleep(20)
+  return descriptors() <= before
+}
 
 /** Random numbers that are the same in every run. */
 function randomNumbers(seed: number): (limit: number) => number {
@@ -373,14 +379,7 @@ await t.test('a sparse image that ends too early, anywhere', async (t) => {
 await t.test('damaged packed images', async (t) => {
   const packed = { gzip: gzipSync(image), zstd: LARGE.zstd, xz: LARGE.xz }
   for (const [name, whole] of Object.entries(packed)) {
-    for (const length of [
-      8,
-      20,
-      whole.length >> 1,
-      whole.length - 9,
-      whole.length - 4,
-      whole.length - 1,
-    ]) {
+    for (const length of [8, 20, whole.length >> 1, whole.length - 4, whole.length - 1]) {
       const path = file(whole.subarray(0, length))
       const { error } = await failure(path)
       const message = new RegExp(`is compressed by ${name} and ends too early, at byte ${length}`)
@@ -391,7 +390,7 @@ await t.test('damaged packed images', async (t) => {
       t.match(error, BAD, `${name} and ${JSON.stringify(garbage)}`)
     }
     let refused = 0
-    for (let offset = 0; offset < whole.length; offset += Math.ceil(whole.length / 25)) {
+    for (let offset = 0; offset < whole.length; offset += Math.ceil(whole.length / 15)) {
       const damaged = Buffer.from(whole)
       damaged[offset] = (damaged[offset] ?? 0) ^ 0x10
       const outcome = await read(stream(damaged), image.length).catch((error: unknown) => error)
@@ -402,10 +401,7 @@ await t.test('damaged packed images', async (t) => {
         t.ok((outcome as Buffer).equals(image) || offset < MAGIC, `${name}: ${offset}`)
       }
     }
-    t.ok(
-      refused > 12,
-      `${name}: ${refused} of 25 damages are noticed, and the others are no damage`,
-    )
+    t.ok(refused > 6, `${name}: ${refused} of 15 damages are noticed, and the others are no damage`)
   }
   const sample = SMALL.zstd
   const wrong = [
@@ -430,13 +426,19 @@ await t.test('never more than the size', async (t) => {
     if (name === 'xzSha256' || name === 'xzFiltered') continue
     t.equal(await drain(stream(packed), limit), limit, `${name} fits`)
     const { error, bytes } = await failure(file(packed), limit - 1)
-    t.match(error, { ...BAD, offset: limit - 1, message: /has more than the 279 bytes/ }, name)
+    t.match(
+      error,
+      { ...BAD, offset: limit - 1, message: /goes on, and the image is to have 279, at byte 279/ },
+      name,
+    )
     t.equal(bytes, 0)
   }
   const larger = file(image)
-  await t.rejects(openContent(larger, { size: 512, signal: undefined }), BAD, 'a file, at once')
-  const tooLarge = openContent(stream(sparseImage), { size: 512, signal: undefined })
-  await t.rejects(tooLarge, BAD, 'a sparse image, at once')
+  const message = / has \d+ bytes, and the image is to have 512\./
+  for (const from of [larger, stream(sparseImage), stream(gzipSync(sparseImage))]) {
+    const opening = openContent(from, { size: 512, signal: undefined })
+    await t.rejects(opening, { ...BAD, message }, 'at once, where it says how much it is')
+  }
   const { error, bytes } = await failure(stream(image, 1000), 10_500)
   t.match(error, { ...BAD, file: undefined, offset: 10_500 })
   t.equal(bytes, 10_000, 'a stream, as soon as it is more')
@@ -504,16 +506,23 @@ await t.test('a few bytes that become many are unpacked a step at a time', async
   }
 })
 
-await t.test('the event loop goes on meanwhile', async (t) => {
-  let longest = 0
-  let last = performance.now()
-  const timer = setInterval(() => {
-    longest = Math.max(longest, performance.now() - last)
-    last = performance.now()
-  }, 1)
-  await drain(file(repeated(XZ_ZEROS, 8)))
-  clearInterval(timer)
-  t.ok(longest < 100, `${longest.toFixed(1)} ms without a turn`)
+await t.test('the event loop goes on meanwhile, whatever the input', async (t) => {
+  const crumbs = sparse(
+    Array.from({ length: 100_000 }, () => dontCare(0)),
+    { blockSize: BLOCK },
+  )
+  for (const from of [file(repeated(XZ_ZEROS, 2)), stream(crumbs, 4 * MIB)]) {
+    let turns = 0
+    let reading = true
+    const count = (): void => {
+      turns++
+      if (reading) setImmediate(count)
+    }
+    count()
+    await drain(from)
+    reading = false
+    t.ok(turns >= 100, `${turns} turns`)
+  }
 })
 
 await t.test('errors of the source are its own', async (t) => {
@@ -554,7 +563,7 @@ await t.test('errors of the source are its own', async (t) => {
   await t.rejects(open(Readable.from(['abc'])), TYPE, 'object mode')
   await t.rejects(open(stream(image).setEncoding('latin1')), TYPE, 'strings')
   await nextTurn()
-  t.equal(descriptors(), before, 'nothing is left open')
+  t.ok(await closedAgain(before), 'nothing is left open')
 })
 
 await t.test('a file that changes while it is read', async (t) => {
@@ -596,7 +605,7 @@ await t.test('ended early, all is closed', async (t) => {
     const { pieces } = await openContent(path, NOTHING_SAID)
     await t.rejects(pieces.throw(new Error('mine')), { message: 'mine' })
   }
-  t.equal(descriptors(), before, 'no descriptor is left open')
+  t.ok(await closedAgain(before), 'no descriptor is left open')
 })
 
 await t.test('an abort ends all, at once and with its reason', async (t) => {
@@ -649,8 +658,7 @@ await t.test('an abort ends all, at once and with its reason', async (t) => {
   const opening = openContent(pipe, { size: undefined, signal: AbortSignal.timeout(50) })
   await t.rejects(opening, { name: 'TimeoutError' }, 'a pipe that nobody writes to')
   closeSync(openSync(pipe, 'r+'))
-  await sleep(50)
-  t.equal(descriptors(), before, 'no descriptor is left open')
+  t.ok(await closedAgain(before), 'no descriptor is left open')
 })
 
 await t.test('a pipe with a name', async (t) => {
@@ -660,6 +668,14 @@ await t.test('a pipe with a name', async (t) => {
   const reading = read(pipe)
   execFileSync('sh', ['-c', 'cat "$1" > "$2" &', 'sh', packed, pipe])
   t.ok((await reading).equals(image))
+
+  const writing = ['-c', 'exec > "$1"; head -c 5000000 /dev/zero; exec sleep 60', 'sh', pipe]
+  const writer = spawn('sh', writing, { stdio: 'ignore' })
+  const { pieces } = await openContent(pipe, NOTHING_SAID)
+  t.equal(bytesOf((await pieces.next()).value as Piece).length, 4 * MIB)
+  await pieces.return()
+  t.pass('ended while its writer says nothing')
+  writer.kill()
 })
 
 await t.test('what unpacks keeps no process alive', (t) => {
