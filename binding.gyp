@@ -41,6 +41,7 @@
         'native/filesystem_uuid.cc',
         'native/guard.cc',
         'native/image_file.cc',
+        'native/journal.cc',
         'native/js_calls.cc',
         'native/js_device_mapper.cc',
         'native/js_extents.cc',

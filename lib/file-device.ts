@@ -57,6 +57,7 @@ export abstract class FileDevice<Current extends CurrentMapping> extends MappedD
     await using found = await MappedFiles.find(current.record, DEFAULT_WAIT, current.table)
     const files = found.assertFound()
     await files.flock(DEFAULT_WAIT)
+    await files.flushJournal()
     await files.syncAndProbe()
     const length = await this.mapGrowth(files, current)
     this.record = { ...current.record, length }

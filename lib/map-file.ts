@@ -95,6 +95,7 @@ async function mapLinear(
   try {
     undo.onFailure(() => lock.clear())
     const marked = await guardFiles(files.list, id, request, undo, () => live)
+    await files.flushJournal()
     await files.syncAndProbe()
     const built = await buildPlan(files.list, request)
     const { plan } = built

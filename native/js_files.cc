@@ -2,6 +2,7 @@
 #include "file_facts.h"
 #include "files.h"
 #include "guard.h"
+#include "journal.h"
 #include "js_loop.h"
 #include "js_values.h"
 #include "mounts.h"
@@ -342,6 +343,14 @@ Napi::Value PageOutJs(const Napi::CallbackInfo& info) {
       Undefined);
 }
 
+Napi::Value HasInlineDataJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "hasInlineData(device)");
+  return PromiseWorker<bool>::Run(
+      info.Env(),
+      [device = info[0].As<Napi::String>().Utf8Value()] { return HasInlineData(device); },
+      [](Napi::Env env, bool& has) -> Napi::Value { return Napi::Boolean::New(env, has); });
+}
+
 Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
   const auto major = SafeInteger(info[1]);
   const auto minor = SafeInteger(info[2]);
@@ -367,6 +376,8 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "probe", ProbeJs);
   Add(exports, "inspect", InspectJs);
   Add(exports, "sync", FileStepJs<Sync>);
+  Add(exports, "hasInlineData", HasInlineDataJs);
+  Add(exports, "flushJournal", FileStepJs<FlushJournal>);
   Add(exports, "close", CloseJs);
   Add(exports, "readFirst", ReadFirstJs);
   Add(exports, "readFolder", ReadFolderJs);

@@ -30,6 +30,9 @@ const PROGRAMS: Record<string, string> = {
   lvm: 'lvm2',
   cryptsetup: 'cryptsetup-bin',
   fio: 'fio',
+  img2simg: 'android-sdk-libsparse-utils',
+  xz: 'xz-utils',
+  zstd: 'zstd',
 }
 
 const FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']

@@ -130,8 +130,8 @@ class StreamSource implements ByteSource {
   readonly #signal: AbortSignal | undefined
 
   constructor(stream: Readable, signal: AbortSignal | undefined) {
-    if (stream.readableObjectMode || stream.readableEncoding !== null) {
-      throw invalidType('options.from', 'a stream of bytes', 'a stream of something else')
+    if (stream.readableEncoding !== null) {
+      throw invalidValue('options.from', 'a stream of bytes', stream.readableEncoding)
     }
     if (stream.errored) throw stream.errored
     if (stream.destroyed || stream.readableEnded) {

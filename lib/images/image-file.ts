@@ -20,6 +20,21 @@ interface Place {
   image: string
 }
 
+/** How often f2fs may clean up to make room for a pinned file. */
+const CLEANINGS = 5
+
+/** Repeats an allocation that is to be tried again: a pinned file gets whole sections (f2fs_expand_inode_data). */
+async function persistently(allocate: () => Promise<void>): Promise<void> {
+  for (let left = CLEANINGS; ; left--) {
+    try {
+      await allocate()
+      return
+    } catch (error) {
+      if (left === 0 || !isSystemError(error, 'EAGAIN')) throw error
+    }
+  }
+}
+
 export class ImageFile implements AsyncDisposable {
   /** Of the image: for messages. */
   readonly #image: string
@@ -134,7 +149,7 @@ export class ImageFile implements AsyncDisposable {
     // vfat writes zeros, through the page cache, into what becomes part of a file (fat_fallocate, fs/fat/file.c).
     const mode = this.#filesystem.name === 'vfat' ? FALLOCATE.keepSize : 0
     try {
-      await result(native.allocate(fd, mode, from, size - from), image)
+      await persistently(() => result(native.allocate(fd, mode, from, size - from), image))
       return true
     } catch (error) {
       if (!isSystemError(error, 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'))

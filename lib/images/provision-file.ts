@@ -124,6 +124,7 @@ async function moveInlineData(file: BackingFile): Promise<void> {
   const allocate = native.allocate(file.fd, FALLOCATE.keepSize, 0, file.size)
   await onDisk(file, () => result(allocate, file.path))
   await file.syncAndProbe()
+  await file.flushJournal()
 }
 
 const WRITABLE = { readOnly: false }

@@ -229,6 +229,10 @@ interface Addon {
   probe: Call<[fd: number], FileProbe>
   inspect: Call<[fd: number], FileFacts>
   sync: Call<[fd: number], void>
+  /** Whether the ext4 on a device can have data in its inodes. */
+  hasInlineData: Call<[device: string], boolean>
+  /** Has all that ext4's journal holds written to its place. */
+  flushJournal: Call<[fd: number], void>
   close: Call<[fd: number], void>
   /** The text of the first of some files that exists. */
   readFirst: Call<[paths: string[]], string | undefined>

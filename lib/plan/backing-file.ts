@@ -183,6 +183,28 @@ export class BackingFile implements AsyncDisposable {
     await this.probe()
   }
 
+  /**
+   * Makes sure that the filesystem's journal writes nothing more to the file's blocks. ext4 moves data out of
+   * an inode by way of the journal, as if it were metadata (ext4_convert_inline_data_nolock, fs/ext4/inline.c):
+   * until that is written to its place, the disk has something else there, and afterwards it has overwritten
+   * what was written since.
+   */
+  async flushJournal(): Promise<void> {
+    if (this.filesystem.name !== 'ext4' || !(await this.#mayHaveHadInlineData())) return
+    await result(native.flushJournal(this.fd), this.path)
+    log('%s: journal flushed', this.path)
+  }
+
+  async #mayHaveHadInlineData(): Promise<boolean> {
+    const { deviceName } = this
+    if (deviceName === undefined) return true
+    const node = `/dev/${deviceName}`
+    return await result(native.hasInlineData(node), node).catch((error: unknown) => {
+      log('%s: %o', node, error)
+      return true
+    })
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await result(native.close(this.fd), this.path)
   }
@@ -297,6 +319,11 @@ export class BackingFiles implements AsyncDisposable {
 
   async syncAndProbe(): Promise<void> {
     for (const file of this.list) await file.syncAndProbe()
+  }
+
+  /** See `BackingFile.flushJournal`. */
+  async flushJournal(): Promise<void> {
+    for (const file of this.list) await file.flushJournal()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -5,7 +5,7 @@ import { DmloopError, problem, type Problem } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
 import { OpenPath } from '../kernel/path.js'
 import type { SlicePlan } from './build-plan.js'
-import type { ProgressListener } from './progress.js'
+import { limitedProgress, type ProgressListener } from './progress.js'
 import type { FileSlice } from './range.js'
 
 /** A part of a file to compare. */
@@ -94,6 +94,7 @@ export async function compareContent(
   const runsOf = check.mode === 'full' ? wholeSlice : sampleOf
   const steps = parts.map((part) => [...stepsOf(runsOf(part))])
   const total = steps.flat(2).reduce((sum, { length }) => sum + length, 0)
+  const report = limitedProgress(check.onProgress, total)
   let done = 0
   let start = 0
   await using device = await OpenPath.open(path, constants.O_RDONLY | constants.O_DIRECT)
@@ -112,7 +113,7 @@ export async function compareContent(
         return problem('DMLOOP_CONTENT_MISMATCH', range)
       }
       done += step.reduce((sum, run) => sum + run.length, 0)
-      check.onProgress?.({ done, total })
+      report(done)
     }
     start += length
   }

@@ -20,8 +20,10 @@ export function limitedProgress(
   total: number | undefined,
 ): (done: number) => void {
   let next = 0
+  let last = -1
   return (done) => {
-    if (done < next && done !== total) return
+    if (done === last || (done < next && done !== total)) return
+    last = done
     const { least, part } = UNKNOWN_TOTAL
     next = done + (total === undefined ? Math.max(least, done * part) : total / (MOST - 2))
     listener?.({ done, total })

@@ -107,6 +107,9 @@ const std::set<long> kHarmless = {
     SYS_socket,
     // Never to a listener of its own type: that would be a connection.
     SYS_connect,
+    // Which files the kernel itself uses for quotas: nothing else is asked with it.
+    SYS_quotactl,
+    SYS_quotactl_fd,
 };
 
 const std::set<uint32_t> kLookingIoctls = {
@@ -137,6 +140,10 @@ const std::map<long, const char*> kNames = {
     {SYS_semctl, "semctl"},
     {SYS_semtimedop, "semop"},
     {SYS_sync_file_range, "sync_file_range"},
+    {SYS_fallocate, "fallocate"},
+    {SYS_renameat2, "renameat2"},
+    {SYS_chmod, "chmod"},
+    {SYS_chown, "chown"},
 };
 
 [[noreturn]] void Die(const char* what) {

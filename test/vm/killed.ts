@@ -1,10 +1,18 @@
-// killed.js map FILE BACKEND | unmap FILE: one call, with a mark for kill-at before and after it.
+// killed.js map FILE BACKEND | unmap FILE | create FILE SOURCE MAX_FILE_SIZE | provision FILE: one call, with a
+// mark for kill-at before and after it.
 import { existsSync } from 'node:fs'
-import { mapFile, openMapping } from 'dmloop'
+import { createImage, mapFile, openMapping, provisionFile } from 'dmloop'
 
-const [verb, file = '', backend] = process.argv.slice(2)
+const [verb = '', file = '', ...rest] = process.argv.slice(2)
 const device = verb === 'unmap' ? await openMapping(file) : undefined
+
+const CALLS: Record<string, () => Promise<unknown>> = {
+  map: () => mapFile(file, { name: 'killed', backend: rest[0] === 'loop' ? 'loop' : 'linear' }),
+  unmap: async () => device?.unmap(),
+  create: () =>
+    createImage(file, { from: rest[0] ?? '', maxFileSize: Number(rest[1]), overwrite: true }),
+  provision: () => provisionFile(file),
+}
 existsSync('/mark/begin')
-if (device) await device.unmap()
-else await mapFile(file, { name: 'killed', backend: backend === 'loop' ? 'loop' : 'linear' })
+await CALLS[verb]?.()
 existsSync('/mark/end')

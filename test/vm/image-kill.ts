@@ -1,0 +1,98 @@
+// node image-kill.js FILESYSTEM: SIGKILL between any two system calls of createImage and of provisionFile that
+// change something. An image is there as a whole or not at all, a file that is provisioned reads as before, and
+// the next call completes it.
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { createImage, planFile, provisionFile } from 'dmloop'
+import { makeHost, oneSegment, randomFile, sh, spread } from './lab.js'
+
+const [filesystem = 'ext4'] = process.argv.slice(2)
+const KILL_AT = fileURLToPath(new URL('../../../build/Release/kill-at', import.meta.url))
+const KILLED = fileURLToPath(new URL('killed.js', import.meta.url))
+const MIB = 1 << 20
+
+const host = makeHost(filesystem, oneSegment(), { mkfs: filesystem === 'f2fs' ? '-q' : '' })
+const folder = `${host.path}/images`
+const file = `${folder}/image`
+const sources = ['/tmp/old', '/tmp/new'] as const
+for (const source of sources) randomFile(source, 3 * MIB)
+const [OLD, NEW] = sources.map((source) => readFileSync(source)) as [Buffer, Buffer]
+mkdirSync(folder)
+
+/** The calls to kill at: the last ones, which give files their names, and some of those before. */
+function callsOf(...args: string[]): number[] {
+  const said = killAt(1_000_000, ...args)
+  const count = Number(/^(\d+) calls in all$/.exec(said)?.[1])
+  t.ok(count > 12, said)
+  const calls = Array.from({ length: count }, (_, index) => index + 1)
+  return [...spread(calls.slice(0, -LAST)), ...calls.slice(-LAST)]
+}
+
+const LAST = 12
+
+/** Kills a process at a call; what kill-at says of it. */
+function killAt(call: number, ...args: string[]): string {
+  const env = { ...process.env, UV_THREADPOOL_SIZE: '1' }
+  return execFileSync(KILL_AT, [String(call), process.execPath, KILLED, ...args], {
+    env,
+    encoding: 'utf8',
+  }).trim()
+}
+
+/** The image that is there, of one file or of several; undefined where there is none. */
+function found(): Buffer | undefined {
+  if (existsSync(file)) return readFileSync(file)
+  if (!existsSync(`${file}.0000`)) return undefined
+  const parts = readdirSync(folder).filter((name) => name.startsWith('image.'))
+  return Buffer.concat(parts.sort().map((name) => readFileSync(`${folder}/${name}`)))
+}
+
+for (const [kind, maxFileSize] of Object.entries({ 'one file': 4 * MIB, 'several files': MIB })) {
+  await t.test(`createImage of ${kind}, killed at each call`, async (t) => {
+    const options = { maxFileSize, overwrite: true }
+    const calls = callsOf('create', file, sources[1], String(maxFileSize))
+    for (const call of calls) {
+      sh(`rm -rf ${folder}/* ${folder}/.d*`)
+      await createImage(file, { from: sources[0], ...options })
+      const killed = killAt(call, 'create', file, sources[1], String(maxFileSize))
+      const left = found()
+      // Of several files one is replaced after the other: then there is none, and never a mixed one.
+      const isWhole =
+        left === undefined ? maxFileSize === MIB : left.equals(OLD) || left.equals(NEW)
+      t.ok(isWhole, `${call}: ${killed}`)
+      const paths = await createImage(file, { from: sources[1], ...options })
+      t.ok(found()?.equals(NEW), 'the next call completes it')
+      t.strictSame(
+        readdirSync(folder).sort(),
+        paths.map((path) => path.slice(folder.length + 1)),
+        'nothing else is left',
+      )
+    }
+  })
+}
+
+await t.test('provisionFile, killed at each call', async (t) => {
+  const make = (): void =>
+    void sh(`rm -rf ${folder}/*; cd ${folder}; truncate -s 3M image
+      dd if=${sources[0]} of=image bs=4096 count=10 seek=100 conv=notrunc status=none
+      fallocate -o 1M -l 1M image; sync image`)
+  make()
+  for (const call of callsOf('provision', file)) {
+    make()
+    const sum = createHash('sha256').update(readFileSync(file)).digest('hex')
+    const killed = killAt(call, 'provision', file)
+    sh('echo 3 >/proc/sys/vm/drop_caches')
+    t.equal(
+      createHash('sha256').update(readFileSync(file)).digest('hex'),
+      sum,
+      `${call}: ${killed}`,
+    )
+    await provisionFile(file)
+    t.strictSame((await planFile(file)).problems, [], 'the next call completes it')
+    t.equal(createHash('sha256').update(readFileSync(file)).digest('hex'), sum)
+  }
+})
+host.remove()
