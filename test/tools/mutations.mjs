@@ -14,6 +14,8 @@ const guest = (test, args = [], options = []) => ({ test, args, options })
 const EXT4 = guest('guard', ['ext4'], ['--disk=400'])
 const F2FS = guest('guard', ['f2fs'], ['--disk=400', '--modules=f2fs'])
 const IDENTITY = guest('identity', ['ext4'], ['--disk=400'])
+const VOLUMES = guest('volumes', ['ext4'], ['--disk=400'])
+const RECORDS = guest('records', ['ext4'], ['--disk=400'])
 const STALE = guest('stale', ['ext4'], ['--disk=400'])
 const PROOF = guest('proof', [], ['--disk=100'])
 
@@ -185,77 +187,77 @@ const STEPS = [
     file: 'plan/mark',
     from: 'return mark && filePartOf(mark.identity) === filePartOf(identity) ? mark : undefined',
     to: 'return mark',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'that a mark tells the file of a volume with another number',
     file: 'locate',
     from: 'if (hasMark(found, identity)) {',
     to: 'if (found.fd < 0) {',
-    run: IDENTITY,
+    run: VOLUMES,
   },
   {
     step: 'that a file at the old number must be stored where the table is',
     file: 'locate',
     from: 'const expected = await compareStorage(table, number)',
     to: "const expected = 'same' as string",
-    run: IDENTITY,
+    run: VOLUMES,
   },
   {
     step: 'that the table tells the file of a volume with another number',
     file: 'locate',
     from: "if ((await compareStorage(table, deviceName(device.major, device.minor))) !== 'same') continue",
     to: 'continue',
-    run: IDENTITY,
+    run: VOLUMES,
   },
   {
     step: 'that a file at the old number must be on a filesystem with the old UUID',
     file: 'locate',
     from: "const expected = same === false ? 'unreachable' : await",
     to: 'const expected = await',
-    run: IDENTITY,
+    run: VOLUMES,
   },
   {
     step: 'that a file which cannot be reached is reported',
     file: 'mapped-files',
     from: '      throw unreachable(name)\n    }\n    if',
     to: '      return\n    }\n    if',
-    run: IDENTITY,
+    run: VOLUMES,
   },
   {
     step: 'that an old mapping does not release the file of a later one',
     file: 'mapped-files',
     from: 'if (mark?.id === id) await releaseGuard(found)',
     to: 'if (mark) await releaseGuard(found)',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'the same for a file without a mark',
     file: 'mapped-files',
     from: 'const isMappedAgain = record !== undefined && record.id !== id',
     to: 'const isMappedAgain = false as boolean',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'that the mark is believed over a record',
     file: 'mapped-files',
     from: "return current.id === '' || current.id === known.id ? known : current",
     to: 'return known',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'that the device of a mark has blocks of this filesystem',
     file: 'recovery',
     from: "return storage === 'same' || (storage === 'unknown' && isNumberKept) ? device : undefined",
     to: 'return device',
-    run: IDENTITY,
+    run: VOLUMES,
   },
   {
     step: 'that a guard which was left stays while a mapping has the blocks',
     file: 'guard',
     from: '  await assertNotInTables(file)\n',
     to: '',
-    run: IDENTITY,
+    run: VOLUMES,
   },
   {
     step: 'that releaseFile itself drops the cache',
@@ -269,28 +271,28 @@ const STEPS = [
     file: 'plan/backing-file',
     from: 'await files.get(identity)?.flock(limit, options)',
     to: 'await Promise.resolve(files.get(identity)?.path)',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'that a shared lock by a reader does not keep a device',
     file: 'linear-device',
     from: 'orShared: true',
     to: 'orShared: false',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'that a shared lock is held in place of an exclusive lock',
     file: 'plan/backing-file',
     from: 'if (orShared && (await this.#tryFlock(false))) {',
     to: 'if (orShared) {',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'that a file which cannot be opened because of a lease is reported',
     file: 'mapped-files',
     from: '    if (found instanceof Error) throw found\n    const mark',
     to: '    if (found instanceof Error) return\n    const mark',
-    run: IDENTITY,
+    run: RECORDS,
   },
   {
     step: 'that a device removed meanwhile is not returned',
