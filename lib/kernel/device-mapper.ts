@@ -220,15 +220,19 @@ export async function removeDevice(
       throw error
     }
   }, limit)
-  if (outcome === undefined) {
-    const cause = systemError({ errno: -constants.errno.EBUSY, syscall: 'DM_DEV_REMOVE' }, name)
-    throw await stillOpenError(nodePath(name), device, limit.timeout, cause)
-  }
+  if (outcome === undefined) throw await deviceOpenError(device, limit.timeout)
   // Those who have the device open do not need its name any more.
   if (outcome === 'deferred') await removeNode(device)
   else await removeLeftNode(device)
   log('%s %s', outcome, name)
   return outcome
+}
+
+/** The error for a device that is still open after so many milliseconds, with who has it open. */
+export async function deviceOpenError(device: DmDevice, timeout: number): Promise<DmloopError> {
+  const { name } = device
+  const cause = systemError({ errno: -constants.errno.EBUSY, syscall: 'DM_DEV_REMOVE' }, name)
+  return await stillOpenError(nodePath(name), device, timeout, cause)
 }
 
 /** Makes the node that is missing when a process was killed between resume and mknod. */

@@ -1,12 +1,16 @@
 // Who has a device open, as far as this process can see.
-import { readdir, readlink } from 'node:fs/promises'
+import { readlink } from 'node:fs/promises'
 import { DmloopError, problem } from './errors.js'
+import { parsePartitionUuid } from './kpartx.js'
 import { native, result } from './native.js'
 import { identify } from './path.js'
 import { openFilesOf, describeProcess, describeProcessesWhere, processIds } from './processes.js'
 import {
   deviceName,
+  holderNames,
+  kernelPartitions,
   mapperName,
+  mapperUuid,
   parseMountinfo,
   readText,
   unescapePath,
@@ -22,17 +26,20 @@ interface Node {
 /** Devices as "major:minor". */
 type Devices = ReadonlySet<string>
 
-/** A device and the partitions that the kernel has found on it: an open partition keeps the device open. */
+/**
+ * A device and its partitions, the kernel's own and those on device-mapper: an open partition keeps the device
+ * open.
+ */
 async function withPartitions({ major, minor }: Node): Promise<Devices> {
   const device = deviceName(major, minor)
-  const devices = new Set([device])
-  const folder = `/sys/dev/block/${device}`
-  for (const name of await readdir(folder).catch(() => [])) {
-    const number = await readText(`${folder}/${name}/partition`)
-    const partition = number === undefined ? undefined : await readText(`${folder}/${name}/dev`)
-    if (partition !== undefined) devices.add(partition)
+  const partitions = (await kernelPartitions(device)).map((partition) => partition.device)
+  const uuid = (await mapperUuid(device)) ?? ''
+  for (const name of uuid === '' ? [] : await holderNames(device)) {
+    const holder = (await readText(`/sys/class/block/${name}/dev`)) ?? ''
+    const found = parsePartitionUuid((await mapperUuid(holder)) ?? '')
+    if (found?.parent === uuid) partitions.push(holder)
   }
-  return devices
+  return new Set([device, ...partitions])
 }
 
 /** Whether a path is that of a node of one of the devices. */
@@ -80,8 +87,8 @@ async function swapOn(devices: Devices): Promise<string[]> {
 }
 
 /** A device-mapper device by its name, any other by its node. */
-async function describeDevice(name: string): Promise<string> {
-  const mapped = await mapperName((await readText(`/sys/class/block/${name}/dev`)) ?? '')
+async function describeDevice(name: string, device: string): Promise<string> {
+  const mapped = await mapperName(device)
   return mapped === undefined
     ? `the device /dev/${name}`
     : `the device “${mapped}” (${nodePath(mapped)})`
@@ -91,8 +98,10 @@ async function describeDevice(name: string): Promise<string> {
 async function devicesOn(devices: Devices): Promise<string[]> {
   const found: string[] = []
   for (const device of devices) {
-    const names = await readdir(`/sys/dev/block/${device}/holders`).catch(() => [])
-    for (const name of names) found.push(await describeDevice(name))
+    for (const name of await holderNames(device)) {
+      const holder = (await readText(`/sys/class/block/${name}/dev`)) ?? ''
+      if (!devices.has(holder)) found.push(await describeDevice(name, holder))
+    }
   }
   return found
 }

@@ -1,11 +1,11 @@
 // Loop devices: list, attach, detach (loop(4)).
-import { readdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { constants } from 'node:os'
 import debug from 'debug'
 import { isSystemError, systemError, dmloopError } from './errors.js'
 import { stillOpenError } from './holders.js'
 import { native, result, type LoopSettings, type LoopStatus } from './native.js'
-import { parseDevice, readText } from './sysfs.js'
+import { holderNames, parseDevice, readText } from './sysfs.js'
 import { poll, type RemovalRequest, type WaitLimit } from './wait.js'
 
 const log = debug('dmloop:loop')
@@ -63,8 +63,8 @@ export const listLoops = async (): Promise<Loop[]> =>
 
 /** Whether another device is stacked on a loop device. */
 export async function hasHolders({ number }: Pick<Loop, 'number'>): Promise<boolean> {
-  const holders = await readdir(`/sys/block/loop${number}/holders`).catch(() => [])
-  return holders.length > 0
+  const device = await readText(`/sys/block/loop${number}/dev`)
+  return device !== undefined && (await holderNames(device)).length > 0
 }
 
 /** Called with the device that will be used, before it is, unless another process takes it first. */
@@ -102,7 +102,7 @@ export async function attachLoop(
 }
 
 /** devtmpfs makes the node, but a container may have another /dev. */
-async function makeNode(path: string, { major, minor }: Loop['device']): Promise<void> {
+export async function makeNode(path: string, { major, minor }: Loop['device']): Promise<void> {
   if (await stat(path).catch(() => undefined)) return
   try {
     await result(native.makeBlockNode(path, major, minor), path)

@@ -1,5 +1,5 @@
 // Devices and mounts as sysfs and procfs describe them.
-import { readlink } from 'node:fs/promises'
+import { readdir, readlink } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { native, result } from './native.js'
 
@@ -36,6 +36,10 @@ export async function deviceSize(device: string): Promise<number> {
   return Number((await attribute(device, 'size')) ?? 0) * 512
 }
 
+/** A device's logical block size, in bytes. */
+export const blockSizeOf = async (device: string): Promise<number> =>
+  Number((await attribute(device, 'queue/logical_block_size')) ?? 512)
+
 /** Whether a device is read-only. */
 export const isReadOnlyDisk = async (device: string): Promise<boolean> =>
   (await attribute(device, 'ro')) === '1'
@@ -48,6 +52,47 @@ export async function kernelName(device: string): Promise<string | undefined> {
     return undefined
   }
 }
+
+/** The kernel's name of a device, or of the disk that it is a partition of. */
+export async function diskName(device: string): Promise<string | undefined> {
+  if ((await attribute(device, 'partition')) === undefined) return await kernelName(device)
+  const disk = await readText(`/sys/dev/block/${device}/../dev`)
+  return disk === undefined ? undefined : await kernelName(disk)
+}
+
+/** A partition that the kernel itself has on a disk. */
+export interface KernelPartition {
+  /** The kernel's name: loop0p1. */
+  name: string
+  number: number
+  /** As "major:minor". */
+  device: string
+  /** Bytes. */
+  start: number
+  /** Bytes. */
+  size: number
+}
+
+/** The partitions that the kernel itself has on a disk, in their order. */
+export async function kernelPartitions(disk: string): Promise<KernelPartition[]> {
+  const folder = `/sys/dev/block/${disk}`
+  const name = (await kernelName(disk)) ?? ''
+  const found: KernelPartition[] = []
+  for (const entry of await readdir(folder).catch(() => [])) {
+    if (!entry.startsWith(name)) continue
+    const [number, device, start, size] = await Promise.all(
+      ['partition', 'dev', 'start', 'size'].map((file) => readText(`${folder}/${entry}/${file}`)),
+    )
+    if (number === undefined || device === undefined) continue
+    const [startBytes = 0, sizeBytes = 0] = [start, size].map((sectors) => Number(sectors) * 512)
+    found.push({ name: entry, number: Number(number), device, start: startBytes, size: sizeBytes })
+  }
+  return found.sort((a, b) => a.number - b.number)
+}
+
+/** The kernel's names of the devices that are stacked on a device. */
+export const holderNames = (device: string): Promise<string[]> =>
+  readdir(`/sys/dev/block/${device}/holders`).catch(() => [])
 
 /** The device-mapper name of a device; undefined for other devices. */
 export const mapperName = (device: string): Promise<string | undefined> =>
