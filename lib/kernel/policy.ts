@@ -238,6 +238,19 @@ export const POLICY = {
       'Have the processes that are named unmap or close the file, then call unmap() or releaseFile() again.',
     blocks: 'all',
   },
+  DMLOOP_BAD_PARTITION: {
+    found: 'has a partition that there can be no device for',
+    why: 'A device reaches no further than its disk, and starts and ends on a logical block.',
+    remedy:
+      'Repair the partition table, unless the file was cut off; the other partitions can be used all the same.',
+    blocks: 'all',
+  },
+  DMLOOP_NO_TOOL: {
+    found: 'a program that is needed is not installed',
+    why: 'Partition tables are read by util-linux, as everywhere else.',
+    remedy: 'Install its package, or map without `partitions`.',
+    blocks: 'all',
+  },
   DMLOOP_NO_SPACE: {
     found: 'does not fit on its filesystem',
     why: 'Every block must be allocated before it can be mapped.',
