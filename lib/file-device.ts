@@ -16,13 +16,17 @@ export interface CurrentMapping {
   table?: SegmentTable
 }
 
+/** What the record does not tell. */
+export type OwnFacts = Omit<DeviceFacts, 'files' | 'fallback' | 'partitionProblems'>
+
 export abstract class FileDevice<Current extends CurrentMapping> extends MappedDevice {
   /** @internal The record when the object was made, or when it was last extended; undefined if lost. */
   protected record: MappingRecord | undefined
 
   /** @internal */
-  constructor(facts: Omit<DeviceFacts, 'files' | 'fallback'>, record: MappingRecord | undefined) {
-    super({ ...facts, files: record?.files ?? [], fallback: record?.fallback ?? [] })
+  constructor(facts: OwnFacts, record: MappingRecord | undefined) {
+    const { files = [], fallback = [], partitionProblems = [] } = record ?? {}
+    super({ ...facts, files, fallback, partitionProblems })
     this.record = record
   }
 

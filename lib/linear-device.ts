@@ -7,8 +7,6 @@ import {
   findTable,
   isReadOnly,
   liveTable,
-  removeDevice,
-  removeLeftNode,
   repairNode,
   resumeDevice,
 } from './kernel/device-mapper.js'
@@ -24,6 +22,13 @@ import { judgeGuard } from './guard.js'
 import { loadProven } from './load-table.js'
 import { MappedFiles, recordOf } from './mapped-files.js'
 import type { UnmapRequest, VerifyRequest } from './options.js'
+import {
+  findPartitions,
+  judgePartitions,
+  removeLeftNodes,
+  removeWithPartitions,
+  type Partition,
+} from './partitions.js'
 import type { BackingFiles } from './plan/backing-file.js'
 import { buildPlan, type BuiltPlan } from './plan/build-plan.js'
 import { compareContent } from './plan/content.js'
@@ -42,9 +47,17 @@ export class LinearDevice extends FileDevice<LinearMapping> {
   readonly directIo = true
   #device: DmDevice
 
-  constructor(device: DmDevice, record: MappingRecord | undefined, size: number) {
+  constructor(
+    device: DmDevice,
+    record: MappingRecord | undefined,
+    size: number,
+    partitions: readonly Partition[],
+  ) {
     const { name } = device
-    super({ ...device, path: nodePath(name), readOnly: isReadOnly(device), size }, record)
+    super(
+      { ...device, path: nodePath(name), readOnly: isReadOnly(device), size, partitions },
+      record,
+    )
     this.#device = device
   }
 
@@ -54,7 +67,7 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     const record = await readRecord(identityOf(device.uuid) ?? '')
     const known = await recordOf(device, record)
     const size = await deviceSize(deviceName(device.major, device.minor))
-    return new LinearDevice(device, known, size)
+    return new LinearDevice(device, known, size, await findPartitions(device, known))
   }
 
   get segmentCount(): number {
@@ -68,6 +81,7 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     const built = await buildPlan(files.list, record)
     const problems = [...built.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
+    problems.push(...(await judgePartitions(device, record)))
     if (built.plan.problems.length === 0) {
       const sector = await built.plan.segments.firstDifference(table)
       if (sector !== undefined) {
@@ -143,8 +157,8 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     await files.flock(request, { orShared: true })
     // Until then a process with another /run may have unmapped the file and mapped it again.
     if (device && !(await files.isCurrent())) return 'removed'
-    if (device && (await removeDevice(device, request)) === 'deferred') return 'deferred'
-    if (!device) await removeLeftNode(record.node)
+    if (device && (await removeWithPartitions(device, request)) === 'deferred') return 'deferred'
+    await removeLeftNodes(record)
     try {
       await files.finish(device !== undefined)
     } catch (error) {

@@ -1,13 +1,7 @@
 // A mapping through loop devices: the file's filesystem does the I/O. Several files have a loop device
 // each, concatenated by a device-mapper table.
 import { constants } from 'node:os'
-import {
-  findSameDevice,
-  liveTable,
-  loadTable,
-  removeDevice,
-  resumeDevice,
-} from './kernel/device-mapper.js'
+import { findSameDevice, liveTable, loadTable, resumeDevice } from './kernel/device-mapper.js'
 import { dmloopError, problem, type Problem } from './kernel/errors.js'
 import { isSameFile } from './kernel/file-uses.js'
 import {
@@ -24,11 +18,18 @@ import { SECTOR, SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize, kernelName } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT, poll } from './kernel/wait.js'
-import { FileDevice, type CurrentMapping } from './file-device.js'
+import { FileDevice, type CurrentMapping, type OwnFacts } from './file-device.js'
 import type { FileLock } from './file-lock.js'
-import type { DeviceFacts } from './mapped-device.js'
 import { MappedFiles } from './mapped-files.js'
 import type { UnmapRequest, VerifyRequest } from './options.js'
+import {
+  findLoopPartitions,
+  findPartitions,
+  judgePartitions,
+  removeLeftNodes,
+  removeWithPartitions,
+  type Partition,
+} from './partitions.js'
 import type { BackingFiles } from './plan/backing-file.js'
 import { buildLoopPlan } from './plan/build-plan.js'
 import { compareContent, withoutExtents } from './plan/content.js'
@@ -60,8 +61,13 @@ export class LoopDevice extends FileDevice<CurrentMapping> {
   readonly directIo: boolean
   readonly #stack: LoopStack
 
-  constructor(stack: LoopStack, record: MappingRecord | undefined, size: number) {
-    super(factsOf(stack, record, size), record)
+  constructor(
+    stack: LoopStack,
+    record: MappingRecord | undefined,
+    size: number,
+    partitions: readonly Partition[],
+  ) {
+    super({ ...factsOf(stack, record, size), partitions }, record)
     this.directIo = stack.loops.every(hasDirectIo)
     this.#stack = stack
   }
@@ -71,7 +77,8 @@ export class LoopDevice extends FileDevice<CurrentMapping> {
     const record = await readRecord(identityOf(loop.name) ?? '')
     const known = record?.uuid === loop.name ? record : undefined
     const size = await deviceSize(deviceName(loop.device.major, loop.device.minor))
-    return new LoopDevice({ loops: [loop], top: undefined }, known, size)
+    const partitions = await findLoopPartitions(loop, known)
+    return new LoopDevice({ loops: [loop], top: undefined }, known, size, partitions)
   }
 
   /** The mapping of several files that a device concatenates; undefined where it is no such device. */
@@ -82,7 +89,7 @@ export class LoopDevice extends FileDevice<CurrentMapping> {
     const loops = await partsOf(await liveTable(top))
     if (loops.length === 0) return undefined
     const size = await deviceSize(deviceName(top.major, top.minor))
-    return new LoopDevice({ loops, top }, record, size)
+    return new LoopDevice({ loops, top }, record, size, await findPartitions(top, record))
   }
 
   get segmentCount(): number {
@@ -98,6 +105,8 @@ export class LoopDevice extends FileDevice<CurrentMapping> {
     await using found = await MappedFiles.find(record, DEFAULT_WAIT)
     const files = found.assertFound()
     const { problems } = buildLoopPlan(files.list, { ...record, ownLoops: this.#ownLoops })
+    const { top } = this.#stack
+    if (top) problems.push(...(await judgePartitions(top, record)))
     const { slices } = sliceFiles(files.list, record, record.blockSize)
     for (const [index, slice] of slices.entries()) {
       const recorded = record.loops[index]
@@ -158,10 +167,11 @@ export class LoopDevice extends FileDevice<CurrentMapping> {
     const { loops, top } = this.#stack
     const found = top && (await findSameDevice(this))
     const outcomes = []
-    if (found) outcomes.push(await removeDevice(found, request))
+    if (found) outcomes.push(await removeWithPartitions(found, request))
     for (const loop of loops) outcomes.push(await detachLoop(loop, request))
     if (outcomes.includes('deferred')) return 'deferred'
     // The filesystem kept the page cache coherent, and there was no guard: the files need nothing.
+    if (record) await removeLeftNodes(record)
     if (record) await lock.clearOf(record)
     return 'removed'
   }
@@ -178,13 +188,17 @@ export async function partsOf({ devices }: SegmentTable): Promise<Loop[]> {
   return loops
 }
 
+/** The node of the device that is the mapping. */
+export const pathOf = ({ loops, top }: LoopStack): string =>
+  top ? nodePath(top.name) : (loops[0]?.path ?? '')
+
 const NOT_BACKING = 'no longer backs its loop device'
 
 function factsOf(
   { loops, top }: LoopStack,
   record: MappingRecord | undefined,
   size: number,
-): Omit<DeviceFacts, 'files' | 'fallback'> {
+): Omit<OwnFacts, 'partitions'> {
   const [first] = loops
   const readOnly = first !== undefined && isReadOnlyLoop(first)
   if (top) return { ...top, path: nodePath(top.name), readOnly, size }

@@ -9,6 +9,7 @@ import {
 } from './kernel/device-mapper.js'
 import { DmloopError } from './kernel/errors.js'
 import { readFilesystemIds } from './kernel/filesystems.js'
+import { assertPartitionReader } from './kernel/partition-table.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
 import { createNamed, isNameTaken } from './device-name.js'
@@ -16,6 +17,7 @@ import { openLocked, type LockedFiles } from './file-lock.js'
 import { acquireGuard, readMark, restoreAttributes, whileLeased } from './guard.js'
 import { LinearDevice } from './linear-device.js'
 import { loadProven } from './load-table.js'
+import { makePartitions } from './make-partitions.js'
 import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
 import { parseMapOptions, type MapOptions, type MapRequest } from './options.js'
@@ -59,6 +61,7 @@ export async function mapFile(
 
 async function map(request: MapRequest): Promise<MappedDevice> {
   if (request.backend === 'linear') await assertDeviceMapper()
+  if (request.partitions) await assertPartitionReader(request)
   const locked = await openLocked(request.files, request)
   await using files = locked.files
   await using _ = locked.lock
@@ -128,8 +131,9 @@ async function mapLinear(
       return await resumeDevice(device, request.timeout, request.udevScan)
     })
     await proveContent(built.parts, nodePath(resumed.name), request)
+    const made = await makePartitions(resumed, { lock, record, request, undo })
     log('%s is %s', record.files, name)
-    return new LinearDevice(resumed, record, plan.size)
+    return new LinearDevice(resumed, made.record, plan.size, made.partitions)
   } catch (error) {
     await undo.rollBack(error)
     throw error

@@ -9,13 +9,15 @@ import {
 } from './kernel/device-mapper.js'
 import { dmloopError, isSystemError, type Problem } from './kernel/errors.js'
 import { attachLoop, detachLoop, type BeforeAttach, type Loop } from './kernel/loop.js'
+import type { LoopSettings } from './kernel/native.js'
 import { OpenPath } from './kernel/path.js'
 import type { DeviceNode } from './kernel/udev.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
 import { createNamed } from './device-name.js'
 import type { LockedFiles } from './file-lock.js'
 import { readMark } from './guard.js'
-import { concatenationTable, LoopDevice } from './loop-device.js'
+import { concatenationTable, LoopDevice, pathOf, type LoopStack } from './loop-device.js'
+import { addLoopPartitions, makePartitions } from './make-partitions.js'
 import type { MapRequest } from './options.js'
 import type { BackingFile } from './plan/backing-file.js'
 import { buildLoopPlan } from './plan/build-plan.js'
@@ -41,12 +43,16 @@ export async function mapLoop(
   try {
     undo.onFailure(() => lock.clear())
     const mapping = { files, lock, request, plan, range, undo }
-    const device =
-      range.slices.length === 1 ? await mapSingle(mapping) : await mapConcatenated(mapping)
+    const { stack, record } =
+      range.slices.length === 1 ? await attachSingle(mapping) : await concatenate(mapping)
     // Not before: of two processes at the same time at least one sees the device of the other.
     for (const file of files.list) await assertUnmapped(file)
-    await proveContent(withoutExtents(range.slices), device.path, request)
-    return device
+    await proveContent(withoutExtents(range.slices), pathOf(stack), request)
+    const live = { lock, record, request, undo }
+    const made = stack.top
+      ? await makePartitions(stack.top, live)
+      : await addLoopPartitions(stack.loops[0] as Loop, live)
+    return new LoopDevice(stack, made.record, plan.size, made.partitions)
   } catch (error) {
     await undo.rollBack(error)
     throw error
@@ -85,31 +91,41 @@ const recordFor = (
   })
 }
 
+/** A mapping that is live, and its record. */
+interface LiveLoops {
+  stack: LoopStack
+  record: MappingRecord
+}
+
 /** One loop device is the mapping. Its record is written first, so that a crash leaves no device without one. */
-async function mapSingle(mapping: LoopMapping): Promise<LoopDevice> {
-  const { lock, request, plan, range, undo } = mapping
+async function attachSingle(mapping: LoopMapping): Promise<LiveLoops> {
+  const { lock, request, range, undo } = mapping
   const [slice] = range.slices as [FileSlice]
-  let record: MappingRecord | undefined
   const uuid = uuidFor(mapping)
-  const loop = await createNamed(firstPath(mapping), request, async (name) => {
-    const attached = await attachSlice(mapping, slice, uuid, async ({ number, device }) => {
-      record = recordFor(mapping, { name, ...device }, [{ number, name: uuid }])
+  return await createNamed(firstPath(mapping), request, async (name) => {
+    const recordOn = ({ number, device }: Pick<Loop, 'number' | 'device'>): MappingRecord =>
+      recordFor(mapping, { name, ...device }, [{ number, name: uuid }])
+    let record: MappingRecord | undefined
+    const settings = { name: uuid, partitionScan: request.partitions }
+    const loop = await attachSlice(mapping, slice, settings, async (free) => {
+      record = recordOn(free)
       await lock.write(record)
     })
-    undo.onFailure(() => detachLoop(attached, DEFAULT_WAIT))
-    return attached
+    undo.onFailure(() => detachLoop(loop, DEFAULT_WAIT))
+    return { stack: { loops: [loop], top: undefined }, record: record ?? recordOn(loop) }
   })
-  return new LoopDevice({ loops: [loop], top: undefined }, record, plan.size)
 }
 
 /** A loop device for each file, and a device that concatenates them. */
-async function mapConcatenated(mapping: LoopMapping): Promise<LoopDevice> {
-  const { lock, plan, range, request, undo } = mapping
+async function concatenate(mapping: LoopMapping): Promise<LiveLoops> {
+  const { lock, range, request, undo } = mapping
   await assertDeviceMapper()
   const loops: Loop[] = []
   for (const slice of range.slices) {
     const name = partName(slice.file.identity)
-    const loop = await attachSlice(mapping, slice, name, () => Promise.resolve())
+    // A partition table is that of the whole, and the kernel would look for it in the first part.
+    const settings = { name, partitionScan: false }
+    const loop = await attachSlice(mapping, slice, settings, () => Promise.resolve())
     undo.onFailure(() => detachLoop(loop, DEFAULT_WAIT))
     loops.push(loop)
   }
@@ -124,20 +140,20 @@ async function mapConcatenated(mapping: LoopMapping): Promise<LoopDevice> {
   await lock.write(record)
   await loadTable(device, concatenationTable(loops), request.readOnly)
   const top = await resumeDevice(device, request.timeout, request.udevScan)
-  return new LoopDevice({ loops, top }, record, plan.size)
+  return { stack: { loops, top }, record }
 }
 
 /** Attaches a part of a file to a loop device. */
 async function attachSlice(
   { range: { blockSize }, request }: LoopMapping,
   { file, offset, length: size }: FileSlice,
-  name: string,
+  named: Pick<LoopSettings, 'name' | 'partitionScan'>,
   beforeAttach: BeforeAttach,
 ): Promise<Loop> {
-  const { readOnly, partitionScan } = request
+  const { readOnly } = request
   request.signal?.throwIfAborted()
   await using backing = await openBacking(file, readOnly)
-  const settings = { offset, size, blockSize, readOnly, directIo: true, partitionScan, name }
+  const settings = { offset, size, blockSize, readOnly, directIo: true, ...named }
   return await attachLoop(backing.fd, settings, request, beforeAttach)
 }
 

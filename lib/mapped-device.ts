@@ -11,6 +11,7 @@ import {
   type VerifyOptions,
   type VerifyRequest,
 } from './options.js'
+import type { Partition } from './partitions.js'
 
 const log = debug('dmloop:mapped-device')
 
@@ -36,6 +37,8 @@ export interface DeviceFacts {
   size: number
   files: readonly string[]
   fallback: readonly Problem[]
+  partitions: readonly Partition[]
+  partitionProblems: readonly Problem[]
 }
 
 /** A block device over a file. Any process can have an object for any mapping; see `openMapping`. */
@@ -62,6 +65,16 @@ export abstract class MappedDevice implements AsyncDisposable {
   readonly files: readonly string[]
   /** Why `backend: 'auto'` chose a loop device. */
   readonly fallback: readonly Problem[]
+  /**
+   * The devices of partitions when this object was made, in their order, whoever made them: mapFile with
+   * `partitions`, or kpartx.
+   */
+  readonly partitions: readonly Partition[]
+  /**
+   * What is wrong with the partition table (DMLOOP_BAD_PARTITION): partitions that reach past the end or are not
+   * made of whole logical blocks, and have no device; a GPT that cannot be read. Bytes of the device.
+   */
+  readonly partitionProblems: readonly Problem[]
 
   #size: number
   #removal: Promise<unknown> = Promise.resolve()
@@ -79,6 +92,8 @@ export abstract class MappedDevice implements AsyncDisposable {
     this.#size = facts.size
     this.files = facts.files
     this.fallback = facts.fallback
+    this.partitions = facts.partitions
+    this.partitionProblems = facts.partitionProblems
   }
 
   /** Bytes. */
@@ -135,8 +150,9 @@ export abstract class MappedDevice implements AsyncDisposable {
   protected abstract extendDevice(): Promise<void>
 
   /**
-   * Removes the device and releases its files: afterwards they read what was written to the device. Rejects
-   * with DMLOOP_STILL_OPEN when the device is open until `timeout`; with `deferred` the kernel removes it
+   * Removes the device, its partitions first, and releases its files: afterwards they read what was written to
+   * the device. Rejects with DMLOOP_STILL_OPEN when the device or a partition is open until `timeout`, and then
+   * has removed none of them; with `deferred` the kernel removes it
    * when its last user closes it, and the files are released then, if this process still runs, or by the
    * next call. Rejects with DMLOOP_STALE_CACHE, DMLOOP_FILE_UNREACHABLE, DMLOOP_FILE_IN_USE (a lease), and
    * DMLOOP_READ_ONLY or DMLOOP_UNGUARDABLE for a filesystem or mount that allows no change, when the device is

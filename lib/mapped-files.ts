@@ -160,6 +160,8 @@ export async function reconstructRecord(
     backend: 'linear',
     loops: [],
     fallback: [],
+    partitions: [],
+    partitionProblems: [],
   }
   for (let next = identityOf(uuid); next !== undefined;) {
     record.identities.push(next)

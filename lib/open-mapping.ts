@@ -1,10 +1,11 @@
 import { withDeadline } from './kernel/deadline.js'
 import { findDevice, findSameDevice, listDevices } from './kernel/device-mapper.js'
 import { dmloopError, isSystemError } from './kernel/errors.js'
+import { parsePartitionUuid } from './kernel/kpartx.js'
 import { findLoop, findNamedLoop, listLoops, loopNumber, type Loop } from './kernel/loop.js'
 import type { DmDevice } from './kernel/native.js'
 import { identify } from './kernel/path.js'
-import { deviceName, kernelName } from './kernel/sysfs.js'
+import { deviceName, diskName } from './kernel/sysfs.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
 import { findLoopNamed, sweepNames } from './device-name.js'
 import { LinearDevice } from './linear-device.js'
@@ -18,8 +19,8 @@ import { findDeviceOf, recoverAll } from './recovery.js'
 import { WrappedDevice } from './wrap-device.js'
 
 /**
- * Finds a mapping by its name, its device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), or its
- * file, whichever process made it. Rejects with DMLOOP_NOT_MAPPED when there is none, and with the system's
+ * Finds a mapping by its name, its device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), one of its
+ * partitions, or its file, whichever process made it. Rejects with DMLOOP_NOT_MAPPED when there is none, and with the system's
  * error when nothing is at the path.
  */
 export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
@@ -35,7 +36,7 @@ export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
 
 async function mappingNamed(name: string): Promise<MappedDevice | undefined> {
   const device = await findDevice({ name })
-  if (device) return await ofDevice(device)
+  if (device) return await ofDevice(await wholeDevice(device))
   const loop = await findLoopNamed(name)
   return await ofLoop(loop)
 }
@@ -44,9 +45,10 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   const found = await identify(path)
   if (found.isBlockDevice) {
     const { major, minor } = found
-    const number = loopNumber(await kernelName(deviceName(major, minor)))
-    if (number !== undefined) return ofLoop(await findLoop(number))
-    return ofDevice(await findDevice({ major, minor }))
+    const number = loopNumber(await diskName(deviceName(major, minor)))
+    if (number !== undefined) return await ofLoop(await findLoop(number))
+    const device = await findDevice({ major, minor })
+    return await ofDevice(device && (await wholeDevice(device)))
   }
   await using file = await BackingFile.open(path, DEFAULT_WAIT)
   const record = await readRecord(file.identity)
@@ -55,6 +57,13 @@ async function mappingAt(path: string): Promise<MappedDevice | undefined> {
   // The mapping may be of several files, of which this is not the first.
   const uuid = record?.uuid ?? uuidOf(file.identity)
   return await ofLoop((await listLoops()).find(({ name }) => name === uuid))
+}
+
+/** The device that a partition is part of; other devices are whole. */
+async function wholeDevice(device: DmDevice): Promise<DmDevice> {
+  const partition = parsePartitionUuid(device.uuid)
+  const parent = partition && (await findDevice({ uuid: partition.parent }))
+  return parent ? await wholeDevice(parent) : device
 }
 
 /** The mapping of a device; undefined where it is none, or another process removes it meanwhile. */

@@ -30,8 +30,11 @@ export interface MapOptions extends PlanOptions {
   udevScan?: boolean
   /** How much of file and device is compared before the device is handed over. Default `'sample'`. */
   verify?: 'sample' | 'full' | 'none'
-  /** Makes the kernel scan for partitions; with `backend: 'loop'` only. Default false. */
-  partitionScan?: boolean
+  /**
+   * Makes a device for each partition of the image: /dev/mapper/NAME1 (NAMEp1 where the name ends with a digit), or
+   * /dev/loopNp1; see `MappedDevice.partitions`. The table is read by util-linux's partx. Default false.
+   */
+  partitions?: boolean
   /** Called with the progress of the comparison, in bytes. */
   onProgress?: ProgressListener
   /**
@@ -76,7 +79,7 @@ export interface MapRequest extends PlanRequest {
   name: string | undefined
   udevScan: boolean
   verify: 'sample' | 'full' | 'none'
-  partitionScan: boolean
+  partitions: boolean
   onProgress: ProgressListener | undefined
   timeout: number
   signal: AbortSignal | undefined
@@ -89,20 +92,16 @@ export interface UnmapRequest {
 }
 
 export function parseMapOptions(file: unknown, value: unknown): MapRequest {
-  const own = ['name', 'udevScan', 'verify', 'partitionScan', 'onProgress', 'timeout', 'signal']
+  const own = ['name', 'udevScan', 'verify', 'partitions', 'onProgress', 'timeout', 'signal']
   const options = object(value, [...PLAN_KEYS, ...own])
   const request = planRequest(file, options)
-  const partitionScan = boolean(options, 'partitionScan')
-  if (partitionScan && request.backend !== 'loop') {
-    throw invalidValue('options.partitionScan', `true only together with backend: 'loop'`, true)
-  }
   const udevScan = boolean(options, 'udevScan', true)
   if (!udevScan && request.backend !== 'linear') {
     throw invalidValue('options.udevScan', `false only together with backend: 'linear'`, false)
   }
   return {
     ...request,
-    partitionScan,
+    partitions: boolean(options, 'partitions'),
     udevScan,
     name: text(options, 'name'),
     verify: oneOf(options, 'verify', 'sample', 'full', 'none'),

@@ -18,6 +18,18 @@ const SUFFIX = '.json'
 
 export const recordPath = (identity: string): string => join(DIRECTORY, identity + SUFFIX)
 
+/** What the partition table says of a partition; bytes. */
+export interface RecordedPartition {
+  number: number
+  start: number
+  size: number
+  type: string
+  uuid: string | undefined
+  name: string | undefined
+  /** Its device, where that is one of device-mapper. */
+  node?: DeviceNode
+}
+
 /** How a mapping was made, for every process that finds it later. */
 export interface MappingRecord {
   /** Distinguishes this mapping from an earlier or later one of the same file. */
@@ -49,6 +61,10 @@ export interface MappingRecord {
   loops: { number: number; name: string }[]
   /** See `MappedDevice.fallback`. */
   fallback: Problem[]
+  /** The partitions that devices were made for, in their order. */
+  partitions: RecordedPartition[]
+  /** See `MappedDevice.partitionProblems`. */
+  partitionProblems: Problem[]
 }
 
 /** Unique among mappings; short, because it is part of the mark. */
@@ -85,6 +101,8 @@ export const newRecord = (
   readOnly,
   holes,
   udevScan,
+  partitions: [],
+  partitionProblems: [],
   ...device,
 })
 
@@ -126,10 +144,18 @@ const isObjectOf =
     value !== null &&
     Object.entries(checks).every(([key, check]) => check((value as Record<string, unknown>)[key]))
 
+const isNode = isObjectOf({ name: isString, major: isCount, minor: isCount })
+const isProblem = isObjectOf({
+  code: isString,
+  message: isString,
+  remedy: isString,
+  blocks: isString,
+})
+
 const RECORD = {
   id: isString,
   uuid: isString,
-  node: isObjectOf({ name: isString, major: isCount, minor: isCount }),
+  node: isNode,
   files: isArrayOf(isString),
   identities: isArrayOf(isString),
   offset: isCount,
@@ -143,9 +169,19 @@ const RECORD = {
   backend: isOneOf('linear', 'loop'),
   blockSize: isOptional(isCount),
   loops: isArrayOf(isObjectOf({ number: isCount, name: isString })),
-  fallback: isArrayOf(
-    isObjectOf({ code: isString, message: isString, remedy: isString, blocks: isString }),
+  fallback: isArrayOf(isProblem),
+  partitions: isArrayOf(
+    isObjectOf({
+      number: isCount,
+      start: isCount,
+      size: isCount,
+      type: isString,
+      uuid: isOptional(isString),
+      name: isOptional(isString),
+      node: isOptional(isNode),
+    }),
   ),
+  partitionProblems: isArrayOf(isProblem),
 } satisfies Record<keyof MappingRecord, Check>
 
 const isRecord = (value: unknown): value is MappingRecord => isObjectOf(RECORD)(value)

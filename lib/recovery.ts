@@ -7,7 +7,6 @@ import {
   findTable,
   hasLiveTable,
   removeDevice,
-  removeLeftNode,
 } from './kernel/device-mapper.js'
 import { detachLoop, findNamedLoop, hasHolders, listLoops, type Loop } from './kernel/loop.js'
 import type { DmDevice } from './kernel/native.js'
@@ -19,6 +18,7 @@ import { mayBeStoredOn } from './locate.js'
 import { partsOf } from './loop-device.js'
 import { isRecordOf, MappedFiles, reconstructRecord } from './mapped-files.js'
 import { dropStalePages } from './page-cache.js'
+import { removeLeftNodes, removeLeftPartitions } from './partitions.js'
 import { parsePath } from './plan/arguments.js'
 import type { BackingFile } from './plan/backing-file.js'
 import type { Mark } from './plan/mark.js'
@@ -42,6 +42,7 @@ export async function recoverFiles({ files, lock }: LockedFiles, limit: WaitLimi
       log('removing %s, left half-made', device.name)
       await removeDevice(device, limit)
     }
+    await removeLeftPartitions(uuidOf(identity), limit)
     await removeParts(identity, record)
     if (record) await finishRecord(file, record)
     const mark = await readMark(file)
@@ -58,7 +59,7 @@ async function finishRecord(file: BackingFile, record: MappingRecord): Promise<v
     const loop = await loopOf(record)
     throw alreadyMapped(file.path, loop?.path ?? nodePath(record.node.name))
   }
-  await removeLeftNode(record.node)
+  await removeLeftNodes(record)
 }
 
 /**
@@ -220,7 +221,8 @@ async function recoverRecord(identity: string, { id, identities }: MappingRecord
   if (record?.id !== id || (await isLive(record))) return
   await using files = await MappedFiles.find(record, NO_WAIT)
   await files.flock(NO_WAIT)
-  await removeLeftNode(record.node)
+  await removeLeftPartitions(record.uuid, NO_WAIT)
+  await removeLeftNodes(record)
   await files.finish(false)
   await lock.clearOf(record)
   log('recovered %o', record.files)

@@ -54,6 +54,8 @@ export class WrappedDevice extends MappedDevice {
       size,
       files: [],
       fallback: [],
+      partitions: [],
+      partitionProblems: [],
     })
     this.#device = device
   }

@@ -33,6 +33,11 @@ const PROGRAMS: Record<string, string> = {
   img2simg: 'android-sdk-libsparse-utils',
   xz: 'xz-utils',
   zstd: 'zstd',
+  kpartx: 'kpartx',
+  partx: 'util-linux',
+  sfdisk: 'fdisk',
+  sgdisk: 'gdisk',
+  parted: 'parted',
 }
 
 const FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']

@@ -12,6 +12,7 @@ import {
   type DmloopCode,
   type Extent,
   type MapOptions,
+  type Partition,
   type Plan,
   type Problem,
   type Progress,
@@ -46,6 +47,8 @@ export async function map(): Promise<void> {
   })
   is<MappedDevice>(device)
   is<'linear' | 'loop'>(device.backend)
+  is<readonly Partition[]>(device.partitions)
+  is<readonly Problem[]>(device.partitionProblems)
   is<Verification>(await device.verify({ content: 'sample' }))
   await device.extend()
   await device.unmap({ deferred: true })
