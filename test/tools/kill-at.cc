@@ -110,6 +110,10 @@ const std::set<long> kHarmless = {
     // Which files the kernel itself uses for quotas: nothing else is asked with it.
     SYS_quotactl,
     SYS_quotactl_fd,
+    // What Node.js does around a program that it runs: the streams to it, and its end.
+    SYS_socketpair,
+    SYS_shutdown,
+    SYS_wait4,
 };
 
 const std::set<uint32_t> kLookingIoctls = {

@@ -18,6 +18,7 @@ const VOLUMES = guest('volumes', ['ext4'], ['--disk=400'])
 const RECORDS = guest('records', ['ext4'], ['--disk=400'])
 const STALE = guest('stale', ['ext4'], ['--disk=400'])
 const PROOF = guest('proof', [], ['--disk=100'])
+const PARTITIONS = guest('partitions', [], ['--disk=200'])
 
 /** `from` is in the file once, and `to` stands in its place. */
 const STEPS = [
@@ -335,6 +336,34 @@ const STEPS = [
     from: '    await files.syncAndProbe()\n',
     to: '    await files.probe()\n',
     run: PROOF,
+  },
+  {
+    step: 'that all partitions are closed before one is removed',
+    file: 'partitions',
+    from: 'if (request.deferred !== true) await awaitClosed(device, request)',
+    to: '',
+    run: PARTITIONS,
+  },
+  {
+    step: 'that partitions are removed with their device',
+    file: 'partitions',
+    from: 'for (const each of await partitionDevices(device.uuid)) await removeDevice(each, request)',
+    to: '',
+    run: PARTITIONS,
+  },
+  {
+    step: 'that partitions are removed when a mapping fails',
+    file: 'make-partitions',
+    from: 'undo.onFailure(() => removeDevice(node, DEFAULT_WAIT))',
+    to: '',
+    run: PARTITIONS,
+  },
+  {
+    step: 'that a partition past the end has no device',
+    file: 'make-partitions',
+    from: 'if (entry.start + entry.size > size) {',
+    to: 'if (entry.size < 0) {',
+    run: guest('partition-tables', [], ['--disk=200']),
   },
 ]
 

@@ -1,4 +1,4 @@
-// node kill.js FILESYSTEM [loop]: SIGKILL between any two system calls of mapFile and of unmap that change
+// node kill.js FILESYSTEM [loop | partitions]: SIGKILL between any two system calls of mapFile and of unmap that change
 // something. Whatever is left, the next call finds it, and completes or undoes it: also after a reboot, which
 // keeps neither devices nor /run nor caches, and also when the device was written to meanwhile.
 import { execFileSync } from 'node:child_process'
@@ -18,8 +18,9 @@ import {
   sh,
 } from './lab.js'
 
-const [filesystem = 'ext4', loop] = process.argv.slice(2)
-const backend = loop === 'loop' ? 'loop' : 'linear'
+const [filesystem = 'ext4', variant] = process.argv.slice(2)
+const backend = variant === 'loop' ? 'loop' : 'linear'
+const partitions = variant === 'partitions'
 const KILL_AT = fileURLToPath(new URL('../../../build/Release/kill-at', import.meta.url))
 const PROGRAM = fileURLToPath(new URL('killed.js', import.meta.url))
 
@@ -36,41 +37,48 @@ function stateOf(): { state: object; attributes: string; sum: string[] } {
 const host = makeHost(filesystem, oneSegment(), { mkfs: filesystem === 'f2fs' ? '-q' : '' })
 const file = `${host.path}/image`
 fragmentedFile(file, 256 << 10, 8, 1)
+if (partitions) {
+  const table = 'label: gpt\nfirst-lba: 34\nstart=64, size=128\nstart=256, size=128\n'
+  sh(`sfdisk -q ${file}; sync ${file}`, table)
+}
 
 /** Kills a process at a call; what kill-at says of it. */
 function killAt(call: number, verb: string): string {
   // One worker thread, so that the calls come in one order.
   const env = { ...process.env, UV_THREADPOOL_SIZE: '1' }
-  const args = [String(call), process.execPath, PROGRAM, verb, file, backend]
+  const args = [String(call), process.execPath, PROGRAM, verb, file, variant ?? backend]
   return execFileSync(KILL_AT, args, { env, encoding: 'utf8' }).trim()
 }
 
 /** What the file must hold: what it held, and what was written to a device that showed it. */
 const content = readFileSync(file)
 const BLOCK = 4096
+/** Where blocks are written: not in a partition table. */
+const AT = 20 * BLOCK
 
 /** Has the file cached, and writes a block to the device that a kill has left, if it is one. */
 function writeToDevice(value: number): void {
   readFileSync(file)
   const [left] = sh(
-    'dmsetup info -c --noheadings --separator " " -o name,major,minor,tables_loaded',
+    'dmsetup info -c --noheadings --separator " " -o uuid,major,minor,tables_loaded',
   )
     .split('\n')
     .map((line) => line.split(' '))
-    .filter(([name, , , tables]) => name !== host.name && tables === 'Live')
+    .filter(([uuid, , , tables]) => uuid?.startsWith('DMLOOP-') === true && tables === 'Live')
   if (!left) return
   const [, major = '', minor = ''] = left
   const node = '/dev/left'
   sh(`rm -f ${node}; mknod ${node} b ${major} ${minor}`)
   const device = openSync(node, 'r+')
-  content.fill(value, 0, BLOCK)
-  writeSync(device, content, 0, BLOCK, 0)
+  content.fill(value, AT, AT + BLOCK)
+  writeSync(device, content, AT, BLOCK, AT)
   fsyncSync(device)
   closeSync(device)
 }
 
 function reboot(): void {
-  sh(`for name in $(dmsetup info -c --noheadings -o name); do
+  // Partitions come after their device.
+  sh(`for name in $(dmsetup info -c --noheadings -o name | sort -r); do
         [ $name = ${host.name} ] || dmsetup remove --retry $name
       done
       losetup -D; dmsetup udevcomplete_all -y >/dev/null; rm -rf /run/dmloop; umount ${host.path}; mount /dev/mapper/${host.name} ${host.path}
@@ -78,7 +86,7 @@ function reboot(): void {
 }
 
 async function mapAndUnmap(): Promise<void> {
-  const device = await mapFile(file, { backend }).catch((error: unknown) => {
+  const device = await mapFile(file, { backend, partitions }).catch((error: unknown) => {
     if ((error as DmloopError).code === 'DMLOOP_ALREADY_MAPPED') return openMapping(file)
     throw error
   })
@@ -112,7 +120,7 @@ for (const verb of ['map', 'unmap']) {
     const { sum: _, ...before } = stateOf()
     let call = 1
     for (; ; call++) {
-      if (verb === 'unmap') await mapFile(file, { backend })
+      if (verb === 'unmap') await mapFile(file, { backend, partitions })
       const killed = killAt(call, verb)
       // What is written through a loop device is the filesystem's own affair.
       if (backend === 'linear') writeToDevice(call)
