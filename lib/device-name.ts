@@ -47,7 +47,6 @@ export async function createNamed<T>(
   request: Pick<MapRequest, 'name'> & WaitLimit,
   make: (name: string) => Promise<T>,
 ): Promise<T> {
-  await sweepNames()
   if (request.name !== undefined) return await createAs(checkedName(request.name), request, make)
   const names = namesAfter(file)
   for (let taken: ReadonlySet<string> = new Set(); ; taken = await takenNames()) {

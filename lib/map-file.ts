@@ -12,7 +12,7 @@ import { readFilesystemIds } from './kernel/filesystems.js'
 import { assertPartitionReader } from './kernel/partition-table.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
-import { createNamed, isNameTaken } from './device-name.js'
+import { createNamed, isNameTaken, sweepNames } from './device-name.js'
 import { openLocked, type LockedFiles } from './file-lock.js'
 import { acquireGuard, readMark, restoreAttributes, whileLeased } from './guard.js'
 import { LinearDevice } from './linear-device.js'
@@ -66,6 +66,7 @@ async function map(request: MapRequest): Promise<MappedDevice> {
   await using files = locked.files
   await using _ = locked.lock
   if (request.name !== undefined) checkedName(request.name)
+  await sweepNames()
   await recoverFiles(locked, request)
   await files.probe()
   // Before anything is changed. createNamed makes sure of it.
