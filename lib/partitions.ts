@@ -135,21 +135,18 @@ export async function removeWithPartitions(
 
 /** Waits until nobody has a device or one of its partitions open; see `removeDevice`. */
 async function awaitClosed(device: DmDevice, limit: WaitLimit): Promise<void> {
-  let open: DmDevice | undefined
-  const closed = await poll(async () => {
-    open = await findOpen(device)
-    return open === undefined ? true : undefined
-  }, limit)
-  if (closed === undefined && open) throw await deviceOpenError(open, limit.timeout)
+  const closed = await poll(async () => ((await isOpen(device)) ? undefined : true), limit)
+  // With the holders of all partitions.
+  if (closed === undefined) throw await deviceOpenError(device, limit.timeout)
 }
 
-/** A partition that is open, or the device itself if others than its partitions have it open. */
-async function findOpen(device: DmDevice): Promise<DmDevice | undefined> {
+/** Whether a partition is open, or others than its partitions have the device open. */
+async function isOpen(device: DmDevice): Promise<boolean> {
   const partitions = await partitionDevices(device.uuid)
-  const open = partitions.find(({ openCount }) => openCount > 0)
-  if (open || partitions.length === 0) return open
+  if (partitions.length === 0) return false
+  if (partitions.some(({ openCount }) => openCount > 0)) return true
   const current = await findSameDevice(device)
-  return current && current.openCount > partitions.length ? current : undefined
+  return current !== undefined && current.openCount > partitions.length
 }
 
 /** Removes what was half-made of partitions whose device is gone. */

@@ -127,10 +127,10 @@ await t.test('who has a partition or the device open', async (t) => {
   const device = await map()
   for (const path of ['/dev/mapper/disk6', device.path]) {
     const holder = await hold(path)
-    const message = new RegExp(`${path}: is still open by process ${holder.pid} \\(`)
+    const message = new RegExp(`${device.path}: is still open by process ${holder.pid} \\(`)
     await t.rejects(device.unmap({ timeout: 100 }), {
       code: 'DMLOOP_STILL_OPEN',
-      file: path,
+      file: device.path,
       message,
     })
     t.strictSame(deviceNames(), ['disk', ...NAMES, 'host'], 'nothing is removed')
