@@ -70,6 +70,10 @@ function project(name: string): string {
 const INSTALL = ['install', '--foreground-scripts', '--no-audit', '--no-fund']
 const USED = 'DMLOOP_NOT_REGULAR_FILE true\n'
 
+/** The command, started as a shell does it. */
+const command = (folder: string, ...args: string[]): string =>
+  run(folder, join(folder, 'node_modules/.bin/dmloop'), args, { env: withoutCompiler })
+
 // What a release would add is added below, and may lie in the checkout as well.
 run(elsewhere, 'tar', ['-xf', pack(ROOT, elsewhere).path])
 const unpacked = join(elsewhere, 'package')
@@ -80,6 +84,7 @@ await t.test('what is in it', (t) => {
   for (const path of [
     'dist/index.js',
     'dist/index.d.ts',
+    'dist/cli/dmloop.js',
     'native/addon.cc',
     'native/build.mjs',
     'binding.gyp',
@@ -115,6 +120,7 @@ await t.test('with a compiler it is built', (t) => {
   run(built, 'npm', [...INSTALL, tarball.path])
   t.ok(existsSync(join(built, 'node_modules/dmloop', ADDON)))
   t.equal(run(built, process.execPath, ['user.mjs']), USED)
+  t.match(command(built, '--version'), /^dmloop \d+\.\d+\.\d+\n$/)
 
   copyFileSync(join(ROOT, 'test/types/api.ts'), join(built, 'api.ts'))
   const { status, stdout } = spawnSync(
@@ -143,6 +149,7 @@ await t.test('without a compiler, the prebuilt addon will do', (t) => {
   run(folder, 'npm', [...INSTALL, path], { env: withoutCompiler })
   t.notOk(existsSync(join(folder, 'node_modules/dmloop/build')))
   t.equal(run(folder, process.execPath, ['user.mjs'], { env: withoutCompiler }), USED)
+  t.match(command(folder, 'help'), 'Usage: dmloop')
 
   const bare = project('without-scripts')
   run(bare, 'npm', [...INSTALL, '--ignore-scripts', path], { env: withoutCompiler })

@@ -84,6 +84,9 @@ run('npm', ['install', join(work, packed.filename)], {
   env: { ...process.env, PATH: bin },
 })
 
+const version = run(join(project, 'node_modules/.bin/dmloop'), ['--version'], { cwd: project })
+if (!/^dmloop \d+\.\d+\.\d+\n$/.test(version)) throw new Error(version)
+
 function plan(target, command) {
   const env = { PATH: process.env.PATH }
   const [program, ...args] = command
