@@ -1,7 +1,10 @@
-// The tables of docs/ that say what the code and the tests say: docs/refusals.md shows lib/kernel/policy.ts, and
-// docs/compatibility.md shows test/matrix.ts. `npm run docs` writes them; test/tree/docs.test.ts compares.
+// What docs/ repeats of the code and the tests: docs/refusals.md shows lib/kernel/policy.ts, docs/compatibility.md
+// shows test/matrix.ts, and docs/command.md the command's help. `npm run docs` writes it; test/tree/docs.test.ts
+// compares.
 import { fileURLToPath } from 'node:url'
 import { writeFileSync } from 'node:fs'
+import { generalHelp, verbHelp } from '#lib/cli/help.js'
+import { VERBS } from '#lib/cli/verbs.js'
 import { POLICY } from '#lib/kernel/policy.js'
 import { markdownTable, withGenerated } from '../../bench/tables.js'
 import { MATRIX, type Row } from '../matrix.js'
@@ -51,8 +54,27 @@ export const withPolicyTables = (document: string): Promise<string> =>
     return markdownTable(table.header, table.rows)
   })
 
+/** The document of the command. */
+export const COMMAND = 'docs/command.md'
+
+const fenced = (text: string): string => `\`\`\`text\n${text}\`\`\`\n`
+
+const HELP: Record<string, () => string> = {
+  general: () => `\n${fenced(generalHelp())}`,
+  verbs: () => VERBS.map((verb) => `\n### \`${verb.name}\`\n\n${fenced(verbHelp(verb))}`).join(''),
+}
+
+/** A document with the command's help as it is now. */
+export const withHelp = (document: string): Promise<string> =>
+  withGenerated(projectPath(document), 'help', (name) => {
+    const help = HELP[name]
+    if (!help) throw new Error(`${document} asks for the help ${name}, which does not exist`)
+    return help()
+  })
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   for (const { document } of Object.values(TABLES)) {
     writeFileSync(projectPath(document), await withPolicyTables(document))
   }
+  writeFileSync(projectPath(COMMAND), await withHelp(COMMAND))
 }

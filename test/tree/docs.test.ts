@@ -4,9 +4,11 @@ import { dirname, join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
 import * as dmloop from 'dmloop'
+import { generalHelp, verbHelp } from '#lib/cli/help.js'
+import { VERBS } from '#lib/cli/verbs.js'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
 import { POLICY } from '#lib/kernel/policy.js'
-import { projectPath, TABLES, withPolicyTables } from '../tools/docs.js'
+import { COMMAND, projectPath, TABLES, withHelp, withPolicyTables } from '../tools/docs.js'
 
 const DOCUMENTS = ['.', 'docs'].flatMap((folder) =>
   readdirSync(projectPath(folder))
@@ -43,6 +45,20 @@ for (const [name, { document, header, rows }] of Object.entries(TABLES)) {
     t.equal(read(document), await withPolicyTables(document), 'and changes nothing else in it')
   })
 }
+
+await t.test('the help of the command', async (t) => {
+  t.equal(read(COMMAND), await withHelp(COMMAND), `npm run docs writes ${COMMAND}`)
+  t.match(read(COMMAND), generalHelp(), 'and it is there')
+  for (const verb of VERBS) t.match(read(COMMAND), verbHelp(verb), verb.name)
+})
+
+await t.test('docs/command.md has the document of every verb', (t) => {
+  const verbs = rowsUnder(COMMAND, ['verb', 'document']).flatMap(([names = '']) =>
+    [...names.matchAll(/`(\w+)`/g)].map(([, name]) => name),
+  )
+  t.strictSame(verbs.sort(), VERBS.map(({ name }) => name).sort())
+  t.end()
+})
 
 await t.test('no document names a code that does not exist', (t) => {
   for (const document of DOCUMENTS) {
