@@ -17,6 +17,7 @@ const IDENTITY = guest('identity', ['ext4'], ['--disk=400'])
 const VOLUMES = guest('volumes', ['ext4'], ['--disk=400'])
 const RECORDS = guest('records', ['ext4'], ['--disk=400'])
 const STALE = guest('stale', ['ext4'], ['--disk=400'])
+const COMMAND = guest('command', [], ['--udev', '--disk=100'])
 const PROOF = guest('proof', [], ['--disk=100'])
 const PARTITIONS = guest('partitions', [], ['--disk=200'])
 
@@ -364,6 +365,55 @@ const STEPS = [
     from: 'if (entry.start + entry.size > size) {',
     to: 'if (entry.size < 0) {',
     run: guest('partition-tables', [], ['--disk=200']),
+  },
+  {
+    step: 'that a signal stops what the command does',
+    file: 'cli/command',
+    from: '    controller.abort(new Interrupted(signal, whenStopped))\n',
+    to: '',
+    run: COMMAND,
+  },
+  {
+    step: 'that a device goes again for which a signal came too late',
+    file: 'cli/map',
+    from: '  await device.unmap()\n',
+    to: '',
+    run: COMMAND,
+  },
+  {
+    step: 'that ext4’s journal is written out before',
+    file: 'map-file',
+    from: '    await files.flushJournal()\n',
+    to: '',
+    run: guest('provision', ['ext4'], ['--disk=400', '--memory=3G']),
+  },
+  {
+    step: 'that nobody else has a file open that is provisioned',
+    file: 'images/provision-file',
+    from: '    await assertExclusive()\n',
+    to: '    await Promise.resolve(assertExclusive)\n',
+    run: guest('provision', ['ext4'], ['--disk=400', '--memory=3G']),
+  },
+  {
+    step: 'that an image which is mapped is not replaced',
+    file: 'images/create-image',
+    from: '  await recoverFiles(locked, limit)\n',
+    to: '',
+    run: guest('create', ['ext4'], ['--disk=400', '--memory=3G']),
+  },
+  {
+    step: 'that what fails leaves no temporary files',
+    file: 'images/new-image',
+    from: 'if (isOwn === true) await this.#target.removeTemporary()',
+    to: 'if (isOwn === undefined) throw new Error()',
+    run: guest('create', ['ext4'], ['--disk=400', '--memory=3G']),
+  },
+  {
+    step: 'that parts without a first one are removed',
+    file: 'images/image-target',
+    from: 'for (let index = 1; index < count; index++) await unlinkIfThere(this.#part(index))',
+    to: 'await Promise.resolve(count)',
+    run: guest('image-kill', ['ext4'], ['--disk=100']),
   },
 ]
 
