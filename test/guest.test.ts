@@ -91,6 +91,7 @@ const GUESTS: Guest[] = [
   { test: 'stuck', args: ['xfs'], options: ['--disk=400', '--modules=dm-delay'] },
   { test: 'errors', options: ['--udev', '--disk=400'] },
   { test: 'command', options: ['--udev', '--disk=100'] },
+  { test: 'command-images', options: ['--udev', '--disk=100'] },
   { test: 'look-only', options: ['--disk=100'] },
   { test: 'native', options: ['--udev', '--disk=100'] },
   { test: 'newer-kernel', options: ['--disk=400', '--modules=f2fs'], on: ['6.12'] },

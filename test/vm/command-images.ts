@@ -1,0 +1,101 @@
+// The command's verbs that make images, and the devices of partitions.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync, writeFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { COMMAND, dmloop, inShell, json, onTerminal } from './command-line.js'
+import { deviceNames, leftFiles, makeHost, oneSegment, sh } from './lab.js'
+
+const host = makeHost('ext4', oneSegment(), { name: 'host' })
+const image = `${host.path}/disk.img`
+const DONE = { status: 0, stdout: '', stderr: '' }
+
+const clean = (t: Test): void => {
+  sh(`rm -f ${image}*`)
+  t.strictSame(deviceNames(), ['host'], 'no device is left')
+  t.strictSame(leftFiles(), [], 'nothing else either')
+  t.strictSame(readdirSync(host.path), ['lost+found'], 'no other file')
+}
+
+await t.test('create', (t) => {
+  t.match(dmloop('create', '--size=8M', image), { ...DONE, stdout: `${image}\n` })
+  t.match(dmloop('plan', image), { status: 0, stdout: /8 MiB on ext4/ })
+  t.match(dmloop('create', '--size=8M', image), { status: 1, stdout: '', stderr: /--overwrite/ })
+  t.match(json(t, 1, 'create', '--size=8M', image), { error: { code: 'DMLOOP_IMAGE_EXISTS' } })
+  t.match(json(t, 0, 'create', '--size=4M', '--overwrite', image), { files: [image] })
+  t.match(dmloop('create', image), { status: 2, stderr: /Try: dmloop help create/ })
+  t.match(json(t, 3, 'create', '--from=/tmp/none', `${image}.2`), { error: { code: 'ENOENT' } })
+  const { status, shown } = onTerminal('create', '--size=16M', '--overwrite', image)
+  t.equal(status, 0)
+  t.match(shown, / % {2}.* of 16 MiB/)
+  const split = json(t, 0, 'create', '--size=3M', '--max-file-size=1M', `${image}.part`)
+  const parts = [0, 1, 2].map((number) => `${image}.part.000${number}`)
+  t.strictSame(split, { files: parts })
+  t.match(dmloop('map', '--name=parts', ...parts), { status: 0, stdout: '/dev/mapper/parts\n' })
+  t.match(dmloop('unmap', 'parts'), DONE)
+  clean(t)
+  t.end()
+})
+
+await t.test('create from standard input', async (t) => {
+  sh('head -c 3M /dev/urandom >/tmp/content')
+  const sum = sh('sha256sum </tmp/content').slice(0, 64)
+  const made = inShell(`gzip -c /tmp/content | dmloop create --from=- --sha256=${sum} ${image}`)
+  t.match(made, { ...DONE, stdout: `${image}\n` })
+  sh(`cmp /tmp/content ${image}`)
+  const wrong = `dmloop create --from=- --sha256=${'0'.repeat(64)} ${image}.2 </tmp/content`
+  t.match(inShell(wrong), { status: 1, stdout: '', stderr: /another SHA-256/ })
+
+  // A source that never ends.
+  const child = spawn(process.execPath, [COMMAND, 'create', '--from=-', `${image}.2`], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+  })
+  child.stdin.on('error', () => undefined)
+  let stderr = ''
+  child.stderr.on('data', (data: Buffer) => (stderr += data.toString()))
+  child.stdin.write(Buffer.alloc(1 << 20, 1))
+  const begun = (): boolean => readdirSync(host.path).some((name) => name.includes('disk.img.2'))
+  for (let look = 0; look < 300 && !begun(); look++) await sleep(100)
+  child.kill('SIGINT')
+  const [status] = (await once(child, 'close')) as [number | null]
+  t.match({ status, stderr }, { status: 130, stderr: 'stopped by SIGINT; no file is left' })
+  clean(t)
+})
+
+await t.test('provision', (t) => {
+  sh(`truncate -s 4M ${image}`)
+  t.match(dmloop('map', image), { status: 1, stderr: /dmloop provision/ })
+  t.match(dmloop('provision', image), DONE)
+  t.match(dmloop('map', image), { status: 0 })
+  t.match(dmloop('provision', image), { status: 1 }, 'not while it is mapped')
+  t.match(dmloop('unmap', image), DONE)
+  t.match(json(t, 3, 'provision', image, '/tmp/none'), {
+    results: [{ operand: image, ok: true }, { error: { code: 'ENOENT' } }],
+  })
+  clean(t)
+  t.end()
+})
+
+await t.test('partitions', (t) => {
+  const sector = Buffer.alloc(512)
+  // A DOS partition table: type 0x83, from sector 8, 1,000 of them.
+  sector[446 + 4] = 0x83
+  sector.writeUInt32LE(8, 446 + 8)
+  sector.writeUInt32LE(1000, 446 + 12)
+  sector.writeUInt16LE(0xaa55, 510)
+  writeFileSync(image, Buffer.concat([sector, Buffer.alloc((1 << 20) - 512)]))
+  sh(`sync ${image}`)
+  for (const backend of ['linear', 'loop']) {
+    const partition = { number: 1, start: 4096, size: 512_000 }
+    const mapped = json(t, 0, 'map', '--partscan', `--backend=${backend}`, image)
+    t.match(mapped, { partitions: [partition] })
+    t.match(json(t, 0, 'list'), { mappings: [{ partitions: [partition] }] })
+    t.match(dmloop('list').stdout, /\ndisk.img:1 +\/dev\/\S+p1 +500K +0 +- +- /)
+    t.match(dmloop('unmap', image), DONE)
+  }
+  clean(t)
+  t.end()
+})
+
+host.remove()
