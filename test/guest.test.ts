@@ -62,6 +62,17 @@ const GUESTS: Guest[] = [
   { test: 'kill', args: ['ext4', 'loop'], options: ['--disk=100'] },
   { test: 'kill', args: ['ext4', 'partitions'], options: ['--disk=100'] },
   { test: 'kill', args: ['f2fs'], options: ['--disk=100', '--modules=f2fs'], on: PINS_ANY_FILE },
+  ...['ext4', 'xfs', 'f2fs', 'vfat'].map((filesystem) => ({
+    test: 'create',
+    args: [filesystem],
+    options: ['--disk=400', '--memory=3G', `--modules=${['f2fs', ...VFAT].join(',')}`],
+  })),
+  ...['ext4', 'xfs', 'f2fs'].map((filesystem) => ({
+    test: 'provision',
+    args: [filesystem],
+    options: ['--disk=400', '--memory=3G', '--modules=f2fs'],
+  })),
+  { test: 'image-kill', args: ['ext4'], options: ['--disk=100'] },
   { test: 'matrix', options: ['--disk=400', `--modules=${MATRIX_MODULES.join(',')}`] },
   { test: 'proof', options: ['--disk=100'] },
   { test: 'overlap', options: ['--disk=100'] },

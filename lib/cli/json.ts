@@ -24,7 +24,7 @@ export interface PartitionJson {
   path: string
   start: number
   size: number
-  type: string
+  type?: string
   uuid?: string
   name?: string
 }

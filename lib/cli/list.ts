@@ -42,7 +42,7 @@ function rowsOf(mapping: MappedDevice, size: (bytes: number) => string): string[
     ...partitions.map((each) => [
       `${name}:${each.number}`,
       ...[each.path, size(each.size), ro, '-', '-'],
-      printable(each.name ?? each.type),
+      printable(each.name ?? each.type ?? '-'),
     ]),
   ]
 }
