@@ -73,6 +73,11 @@ const GUESTS: Guest[] = [
     options: ['--disk=400', '--memory=3G', '--modules=f2fs'],
   })),
   { test: 'image-kill', args: ['ext4'], options: ['--disk=100'] },
+  { test: 'examples', options: ['--disk=200', '--memory=3G', '--modules=dm-verity'] },
+  {
+    test: 'large-image',
+    options: ['--disk=1', '--memory=2G', `--modules=${['zram', ...VFAT].join(',')}`],
+  },
   { test: 'matrix', options: ['--disk=400', `--modules=${MATRIX_MODULES.join(',')}`] },
   { test: 'proof', options: ['--disk=100'] },
   { test: 'overlap', options: ['--disk=100'] },

@@ -38,6 +38,8 @@ const PROGRAMS: Record<string, string> = {
   sfdisk: 'fdisk',
   sgdisk: 'gdisk',
   parted: 'parted',
+  veritysetup: 'cryptsetup-bin',
+  'qemu-system-x86_64': 'qemu-system-x86',
 }
 
 const FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']

@@ -131,7 +131,7 @@ class StreamSource implements ByteSource {
 
   constructor(stream: Readable, signal: AbortSignal | undefined) {
     if (stream.readableEncoding !== null) {
-      throw invalidValue('options.from', 'a stream of bytes', stream.readableEncoding)
+      throw invalidType('options.from', 'a stream of bytes', stream.readableEncoding)
     }
     if (stream.errored) throw stream.errored
     if (stream.destroyed || stream.readableEnded) {

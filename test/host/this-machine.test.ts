@@ -4,7 +4,7 @@ import { mkdtemp, open, readdir, readFile, rm, stat, symlink, writeFile } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { listMappings, mapFile, openMapping, planFile, type DmloopError } from 'dmloop'
+import { createImage, listMappings, mapFile, openMapping, planFile, type DmloopError } from 'dmloop'
 
 const directory = await mkdtemp(join(tmpdir(), 'dmloop-test-'))
 t.teardown(() => rm(directory, { recursive: true, force: true }))
@@ -48,6 +48,32 @@ await t.test('a link is followed, and what is not a file is told', async (t) => 
     t.equal(plan.toTable(), '')
   }
   await t.rejects(planFile(join(directory, 'none')), { code: 'ENOENT', errno: -2 })
+})
+
+await t.test('an image is made', async (t) => {
+  const image = join(directory, 'made')
+  const content = Buffer.alloc((9 << 20) + 5, 'content ')
+  await writeFile(join(directory, 'content'), content)
+  const from = join(directory, 'content')
+  t.strictSame(await createImage(image, { from, size: 80 << 20 }), [image])
+  const made = await readFile(image)
+  t.equal(made.length, 80 << 20)
+  t.ok(made.subarray(0, content.length).equals(content))
+  t.ok(
+    made.subarray(content.length).every((byte) => byte === 0),
+    'and zeros',
+  )
+  const parts = await createImage(`${image}-parts`, { from, maxFileSize: 4 << 20 })
+  t.equal(parts.length, 3)
+  await t.rejects(createImage(image, { size: 512 * 1024 }), { code: 'DMLOOP_IMAGE_EXISTS' })
+  const { blocks } = await stat(image)
+  t.ok(blocks * 512 >= 80 << 20, 'all of its blocks are allocated')
+  const names = await readdir(directory)
+  t.strictSame(
+    names.filter((name) => name.startsWith('.')),
+    [],
+    'no temporary files are left',
+  )
 })
 
 await t.test('a file without blocks', async (t) => {

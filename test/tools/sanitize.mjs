@@ -11,6 +11,8 @@ import { fileURLToPath } from 'node:url'
  * FunctionCallbackWrapper then reads a callback that has been freed. It runs with the plain addon only.
  */
 const ENDED_WORKERS = 'worker.test.js'
+/** Measures memory, and has nothing native. */
+const MEMORY = 'content.test.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -54,7 +56,7 @@ for (const folder of ['out/test/unit', 'out/test/host/this-machine.test.js']) {
   const files = folder.endsWith('.js')
     ? [path]
     : readdirSync(path)
-        .filter((name) => name.endsWith('.test.js') && name !== ENDED_WORKERS)
+        .filter((name) => name.endsWith('.test.js') && name !== ENDED_WORKERS && name !== MEMORY)
         .map((name) => join(path, name))
   for (const file of files) {
     // Node keeps what it has allocated until the end: leaks are for native-check to find.

@@ -1,0 +1,98 @@
+// createImage on this machine's own filesystem, beside dd and simg2img, in turn: create.js [FOLDER [MIB]].
+// simg2img leaves what it writes in the page cache, and holes for what has no content: sync is part of its time.
+import { execFileSync } from 'node:child_process'
+import {
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+  closeSync,
+} from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createImage } from 'dmloop'
+import { milliseconds, PAIRS, report, spread } from './measure.js'
+import type { Row } from './results.js'
+
+const [parent = tmpdir(), mebibytes = '1024'] = process.argv.slice(2)
+const MEBIBYTE = 1 << 20
+const size = Number(mebibytes) * MEBIBYTE
+const folder = mkdtempSync(join(parent, 'dmloop-bench-'))
+process.once('exit', () => rmSync(folder, { recursive: true }))
+const raw = join(folder, 'raw')
+const sparse = join(folder, 'sparse')
+const made = join(folder, 'made')
+const run = (command: string, ...args: string[]): void =>
+  void execFileSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] })
+
+/** Every second 16 MiB have content. */
+function makeSources(): void {
+  const file = openSync(raw, 'w')
+  const block = randomBytes(16 * MEBIBYTE)
+  for (let offset = 0; offset < size; offset += 2 * block.length) {
+    writeSync(file, block, 0, block.length, offset)
+    writeSync(file, Buffer.alloc(block.length), 0, block.length, offset + block.length)
+  }
+  closeSync(file)
+  run('img2simg', raw, sparse)
+  run('sync', '--file-system', folder)
+}
+
+/** Bytes (proc(5), VmHWM) that a call takes at most besides what the process had. */
+async function peak(work: () => Promise<unknown>): Promise<number> {
+  const resident = (which: string): number =>
+    Number(new RegExp(`${which}:\\s+(\\d+)`).exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) *
+    1024
+  writeFileSync('/proc/self/clear_refs', '5')
+  const idle = resident('VmRSS')
+  await work()
+  return resident('VmHWM') - idle
+}
+
+const create = (from: string): Promise<string[]> => createImage(made, { from })
+const remove = (): void => rmSync(made, { force: true })
+
+const OTHERS: Record<string, { from: string; other: () => void }> = {
+  'dd bs=4M oflag=direct conv=fsync': {
+    from: raw,
+    other: () =>
+      run('dd', `if=${raw}`, `of=${made}`, 'bs=4M', 'oflag=direct', 'conv=fsync', 'status=none'),
+  },
+  'simg2img; sync': {
+    from: sparse,
+    other: () => {
+      run('simg2img', sparse, made)
+      run('sync', made)
+    },
+  },
+  simg2img: { from: sparse, other: () => run('simg2img', sparse, made) },
+}
+
+makeSources()
+const rows: Row[] = []
+for (const [name, { from, other }] of Object.entries(OTHERS)) {
+  const ratios: number[] = []
+  const memory: number[] = []
+  const speeds: number[] = []
+  for (let round = 0; round < PAIRS; round++) {
+    const theirs = await milliseconds(other)
+    remove()
+    let own = 0
+    memory.push((await peak(async () => (own = await milliseconds(() => create(from))))) / MEBIBYTE)
+    remove()
+    ratios.push(theirs / own)
+    speeds.push(size / MEBIBYTE / (own / 1000))
+  }
+  rows.push({
+    from: from === raw ? 'raw' : 'sparse',
+    'image, MiB': size / MEBIBYTE,
+    'compared with': name,
+    'createImage, MiB/s': spread(speeds),
+    'speed / of that': spread(ratios),
+    'peak RSS over idle, MiB': spread(memory),
+  })
+}
+report('create', 'createImage on this machine', rows)
