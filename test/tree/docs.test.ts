@@ -7,6 +7,7 @@ import * as dmloop from 'dmloop'
 import { generalHelp, verbHelp } from '#lib/cli/help.js'
 import { VERBS } from '#lib/cli/verbs.js'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
+import { parseCreateOptions, parseProvisionOptions } from '#lib/images/options.js'
 import { POLICY } from '#lib/kernel/policy.js'
 import { COMMAND, projectPath, TABLES, withHelp, withPolicyTables } from '../tools/docs.js'
 
@@ -79,10 +80,12 @@ await t.test('docs/api.md has every function, class and option', (t) => {
     parseMapOptions('file', undefined),
     parseVerifyOptions(undefined),
     parseUnmapOptions(undefined),
+    parseCreateOptions('file', { size: 512 }),
+    parseProvisionOptions('file', undefined),
   ]
   const options = new Set(requests.flatMap((request) => Object.keys(request)))
-  // The first argument.
-  options.delete('files')
+  // The first arguments.
+  for (const name of ['file', 'files']) options.delete(name)
   t.strictSame([...new Set(documented)].sort(), [...options].sort())
   t.end()
 })
