@@ -58,7 +58,7 @@ Result<Nothing> Close(UniqueFd fd) {
 Result<UniqueFd> Open(const std::string& path, int flags) {
   Entering("open");
   // The mode is for what O_CREAT makes.
-  UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC, 0666));
+  UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC, 0600));
   if (!fd.valid()) return LastFailure("open");
   return fd;
 }

@@ -190,15 +190,27 @@ export class ImageFile implements AsyncDisposable {
     }
   }
 
-  /** Gives it the owner and the mode of another file, as far as this process may. */
+  /** Gives it the owner and the mode of another file, as far as this process and the filesystem may. */
   async adopt({ uid, gid, mode }: { uid: number; gid: number; mode: number }): Promise<void> {
-    // Whatever is at its path now.
-    const self = `/proc/self/fd/${this.fd}`
-    await chown(self, uid, gid).catch((error: unknown) => {
+    await this.#permit(() => chown(this.#self, uid, gid))
+    await this.setMode(mode & 0o7777)
+  }
+
+  /** Until it is complete, only its owner can open it. vfat has no modes but those of its mount. */
+  async setMode(mode: number): Promise<void> {
+    await this.#permit(() => chmod(this.#self, mode))
+  }
+
+  /** This very file, whatever is at its path now. */
+  get #self(): string {
+    return `/proc/self/fd/${this.fd}`
+  }
+
+  async #permit(change: () => Promise<void>): Promise<void> {
+    await change().catch((error: unknown) => {
       if (!isSystemError(error, 'EPERM')) throw error
-      log('%s: stays its own: %o', this.#image, error)
+      log('%s: %o', this.#image, error)
     })
-    await chmod(self, mode & 0o7777)
   }
 
   async remove(): Promise<void> {

@@ -1,5 +1,5 @@
 // An image that is being made: its files under temporary names until it is complete.
-import { lstat } from 'node:fs/promises'
+import { lstat, readFile } from 'node:fs/promises'
 import debug from 'debug'
 import { DmloopError, dmloopError, problem } from '../kernel/errors.js'
 import { ImageFile } from './image-file.js'
@@ -14,6 +14,15 @@ const GROWTH = 256 << 20
 
 /** How often a filesystem may try to give a file few extents. */
 const ATTEMPTS = 4
+
+/** What open(2) gives a new file, less the umask. */
+const DEFAULT_MODE = 0o666
+
+/** proc_pid_status(5). process.umask() would change it for a moment, for all threads. */
+async function currentUmask(): Promise<number> {
+  const status = await readFile('/proc/self/status', 'utf8')
+  return parseInt(/^Umask:\s*([0-7]+)/m.exec(status)?.[1] ?? '22', 8)
+}
 
 interface NewFile {
   file: ImageFile
@@ -153,9 +162,9 @@ export class NewImage implements ImageFiles, AsyncDisposable {
   async publish(): Promise<string[]> {
     const { overwrite } = this.#request
     const [old] = overwrite ? await this.#target.existing() : []
-    if (old !== undefined) {
-      const facts = await lstat(old)
-      for (const { file } of this.#files) await file.adopt(facts)
+    const like = old === undefined ? undefined : await lstat(old)
+    for (const { file } of this.#files) {
+      await (like ? file.adopt(like) : file.setMode(DEFAULT_MODE & ~(await currentUmask())))
     }
     const paths = await this.#target.publish(this.#files.length, overwrite)
     this.#published = true
