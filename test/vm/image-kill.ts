@@ -63,7 +63,9 @@ for (const [kind, maxFileSize] of Object.entries({ 'one file': 4 * MIB, 'several
       const isWhole =
         left === undefined ? maxFileSize === MIB : left.equals(OLD) || left.equals(NEW)
       t.ok(isWhole, `${call}: ${killed}`)
-      const paths = await createImage(file, { from: sources[1], ...options })
+      // Where there is no image, nothing that is left of one is in the way, or taken for a part of the next.
+      const next = left === undefined ? { maxFileSize: 2 * MIB } : options
+      const paths = await createImage(file, { from: sources[1], ...next })
       t.ok(found()?.equals(NEW), 'the next call completes it')
       t.strictSame(
         readdirSync(folder).sort(),
