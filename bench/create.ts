@@ -1,4 +1,5 @@
-// createImage on this machine's own filesystem, beside dd and simg2img, in turn: create.js [FOLDER [MIB]].
+// createImage on this machine’s own filesystem, beside dd and simg2img, in turn: create.js [FOLDER [MIB]]. It needs
+// img2simg and simg2img (Debian: android-sdk-libsparse-utils).
 // simg2img leaves what it writes in the page cache, and holes for what has no content: sync is part of its time.
 import { execFileSync } from 'node:child_process'
 import {
