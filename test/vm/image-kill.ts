@@ -31,7 +31,7 @@ function callsOf(...args: string[]): number[] {
   return calls.filter((call) => all === 'all' || call % 4 === 0 || call > count - LAST)
 }
 
-const LAST = 12
+const LAST = 16
 
 /** Kills a process at a call; what kill-at says of it. */
 function killAt(call: number, ...args: string[]): string {
@@ -53,6 +53,7 @@ function found(): Buffer | undefined {
 for (const [kind, maxFileSize] of Object.entries({ 'one file': 4 * MIB, 'several files': MIB })) {
   await t.test(`createImage of ${kind}, killed at each call`, async (t) => {
     const options = { maxFileSize, overwrite: true }
+    await createImage(file, { from: sources[0], ...options })
     const calls = callsOf('create', file, sources[1], String(maxFileSize))
     for (const call of calls) {
       sh(`rm -rf ${folder}/* ${folder}/.d*`)
