@@ -91,7 +91,7 @@ await t.test('partitions', (t) => {
     const mapped = json(t, 0, 'map', '--partscan', `--backend=${backend}`, image)
     t.match(mapped, { partitions: [partition] })
     t.match(json(t, 0, 'list'), { mappings: [{ partitions: [partition] }] })
-    t.match(dmloop('list').stdout, /\ndisk.img:1 +\/dev\/\S+p1 +500K +0 +- +- /)
+    t.match(dmloop('list').stdout, /\ndisk.img:1 +\/dev\/\S+1 +500K +0 +- +- /)
     t.match(dmloop('unmap', image), DONE)
   }
   clean(t)
