@@ -40,7 +40,8 @@ export async function runTool(
       } else if (overdue.aborted) {
         const detail = `${program} did not end in ${timeout} ms`
         reject(dmloopError('DMLOOP_TIMEOUT', { file: args.at(-1) }, detail))
-      } else if (error?.code === 'ENOENT') {
+      } else if (error?.code === 'ENOENT' || error?.code === 'EACCES') {
+        // EACCES also where PATH has a directory that this user may not search (execvp(3)).
         const detail = `${program} is not installed (Debian: package ${debianPackage})`
         reject(dmloopError('DMLOOP_NO_TOOL', {}, detail))
       } else {

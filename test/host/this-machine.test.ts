@@ -15,6 +15,10 @@ await writeFile(file, Buffer.alloc(1 << 20, 7))
   await written.sync()
 }
 
+/** The records of mappings; only root can make or read them. */
+const recordNames = async (): Promise<string[]> =>
+  process.getuid?.() === 0 && existsSync('/run/dmloop') ? await readdir('/run/dmloop') : []
+
 await t.test('a plan says what it found and why it cannot be mapped', async (t) => {
   const plan = await planFile(file)
   t.equal(plan.size, 1 << 20)
@@ -99,7 +103,7 @@ await t.test('mapFile where it cannot: one clear error, nothing left behind', as
     [before.size, before.mode, before.mtimeMs, before.ino],
   )
   t.ok((await readFile(file)).equals(Buffer.alloc(1 << 20, 7)))
-  const records = existsSync('/run/dmloop') ? await readdir('/run/dmloop') : []
+  const records = await recordNames()
   t.strictSame(records, [])
 })
 
@@ -137,5 +141,5 @@ await t.test('auto maps the file all the same, and leaves nothing behind', async
   const expected = Buffer.alloc(1 << 20, 7).fill(9, 8192, 12288)
   t.ok((await readFile(file)).equals(expected), 'the file holds what was written')
   t.strictSame(await loops(), before, 'no loop device')
-  t.strictSame(existsSync('/run/dmloop') ? await readdir('/run/dmloop') : [], [], 'no record')
+  t.strictSame(await recordNames(), [], 'no record')
 })
