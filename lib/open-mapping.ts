@@ -20,8 +20,8 @@ import { WrappedDevice } from './wrap-device.js'
 
 /**
  * Finds a mapping by its name, its device (/dev/mapper/NAME, /dev/dm-N, /dev/loopN, any link to it), one of its
- * partitions, or its file, whichever process made it. Rejects with DMLOOP_NOT_MAPPED when there is none, and with the system's
- * error when nothing is at the path.
+ * partitions, or its file, whichever process made it. Rejects with DMLOOP_NOT_MAPPED when there is none, and
+ * with the system's error when nothing is at the path.
  */
 export async function openMapping(nameOrPath: string): Promise<MappedDevice> {
   const given = parsePath(nameOrPath, 'nameOrPath')

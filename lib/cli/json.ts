@@ -1,5 +1,5 @@
 // What --json prints: one document on standard output, whether the command succeeds or not.
-import type { Extent, MappedDevice, PlannedFile, Problem, Segment } from '../index.js'
+import type { Extent, MappedDevice, Partition, PlannedFile, Problem, Segment } from '../index.js'
 
 /** Of `plan`. */
 export interface PlanJson {
@@ -18,17 +18,6 @@ export interface PlanJson {
   segments: Segment[]
 }
 
-/** Bytes of a partition, counted from the start of the device. */
-export interface PartitionJson {
-  number: number
-  path: string
-  start: number
-  size: number
-  type?: string
-  uuid?: string
-  name?: string
-}
-
 /** Of `map` and `wrap`. */
 export interface DeviceJson {
   name: string
@@ -44,7 +33,7 @@ export interface DeviceJson {
   segmentCount: number
   files: string[]
   fallback: Problem[]
-  partitions: PartitionJson[]
+  partitions: Partition[]
 }
 
 /** Of `list`. */

@@ -22,7 +22,7 @@ export async function findTargets({
     return operands.map((operand) => ({ operand, open: () => dmloop.openMapping(operand) }))
   }
   if (operands.length > 0) throw new UsageError('--all leaves nothing to name')
-  // What lies on another mapping was made after it, and goes before it.
+  // A mapping of a file inside another mapping was made after it, and is removed before it.
   const mappings = (await dmloop.listMappings()).sort((a, b) => b.minor - a.minor)
   return mappings.map((mapping) => ({
     operand: mapping.name,

@@ -1,4 +1,4 @@
-// Reads a source of blocks by the byte, and copies no more than what lies across two of them.
+// Reads a source of blocks by the byte, and copies no more than what spans two of them.
 import type { ByteSource } from './byte-source.js'
 
 const NOTHING = new Uint8Array(0)

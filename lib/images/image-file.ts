@@ -8,7 +8,7 @@ import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
 import { FALLOCATE, native, result, type FileProbe, type WriteBuffer } from '../kernel/native.js'
 import { identify } from '../kernel/path.js'
 import { FILESYSTEMS } from '../kernel/policy.js'
-import { explainWriteError } from './write-errors.js'
+import { explainingErrors, explainWriteError } from './write-errors.js'
 
 const log = debug('dmloop:image-file')
 
@@ -183,11 +183,7 @@ export class ImageFile implements AsyncDisposable {
   }
 
   async #change(pending: Parameters<typeof result<void>>[0]): Promise<void> {
-    try {
-      await result(pending, this.#image)
-    } catch (error) {
-      throw explainWriteError(error, this.#image)
-    }
+    await explainingErrors(this.#image, result(pending, this.#image))
   }
 
   /** Gives it the owner and the mode of another file, as far as this process and the filesystem may. */

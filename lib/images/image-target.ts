@@ -14,7 +14,7 @@ const isMissing = (error: unknown): boolean => isSystemError(error, 'ENOENT')
 const numbered = (index: number): string => String(index).padStart(4, '0')
 
 export class ImageTarget {
-  readonly folder: string
+  readonly #folder: string
   /** The image's path, without symbolic links. */
   readonly path: string
   /** What the names of the temporary files start with: short enough whatever the image's own name. */
@@ -22,7 +22,7 @@ export class ImageTarget {
 
   private constructor(path: string) {
     this.path = path
-    this.folder = dirname(path)
+    this.#folder = dirname(path)
     const hash = createHash('sha256').update(basename(path)).digest('hex').slice(0, 16)
     this.#prefix = `.dmloop-${hash}.`
   }
@@ -38,11 +38,11 @@ export class ImageTarget {
 
   /** The path of a file of the image until it is complete. */
   temporaryPath(index: number): string {
-    return join(this.folder, this.#prefix + numbered(index))
+    return join(this.#folder, this.#prefix + numbered(index))
   }
 
   /** The paths of the files of the complete image, of which there are so many. */
-  paths(count: number): string[] {
+  #paths(count: number): string[] {
     if (count === 1) return [this.path]
     return Array.from({ length: count }, (_, index) => this.#part(index))
   }
@@ -71,9 +71,9 @@ export class ImageTarget {
     if (!(await isThere(this.#part(0)))) {
       for (let index = 1; index < count; index++) await unlinkIfThere(this.#part(index))
     }
-    const names = (await readdir(this.folder)).filter((name) => name.startsWith(this.#prefix))
+    const names = (await readdir(this.#folder)).filter((name) => name.startsWith(this.#prefix))
     log('%s: removing %o', this.path, names)
-    for (const name of names.sort().reverse()) await unlink(join(this.folder, name))
+    for (const name of names.sort().reverse()) await unlink(join(this.#folder, name))
   }
 
   /** Removes the note of a process that was killed when all parts had their names. */
@@ -83,7 +83,7 @@ export class ImageTarget {
 
   /** Says how many parts are being given their names: there is no way to rename several files at once. */
   get #note(): string {
-    return join(this.folder, `${this.#prefix}parts`)
+    return join(this.#folder, `${this.#prefix}parts`)
   }
 
   /** 0 where no parts are being given their names. */
@@ -99,7 +99,7 @@ export class ImageTarget {
   /** Gives the temporary files, of which there are so many, their names. Throws DMLOOP_IMAGE_EXISTS. */
   async publish(count: number, replace: boolean): Promise<string[]> {
     const old = replace ? await this.existing() : []
-    const paths = this.paths(count)
+    const paths = this.#paths(count)
     if (count > 1) {
       await writeFile(this.#note, `${Math.max(count, old.length)}\n`, { flag: 'wx' })
       // A file is replaced in one step. Parts are not: no old one may be taken for one of the new image.
@@ -110,7 +110,7 @@ export class ImageTarget {
     }
     await this.removeNote()
     for (const path of old.filter((each) => !paths.includes(each))) await unlink(path)
-    await syncFolder(this.folder)
+    await syncFolder(this.#folder)
     return paths
   }
 }

@@ -63,7 +63,7 @@ export interface ProvisionRequest {
 }
 
 const SECTOR = 512
-export const MIB = 1 << 20
+const MIB = 1 << 20
 
 export function parseCreateOptions(file: unknown, value: unknown): CreateRequest {
   const options = object(value, [

@@ -15,7 +15,7 @@ import { sliceFiles } from '../plan/range.js'
 import { judgeExtents, judgeFile } from '../plan/verdict.js'
 import { recoverFiles } from '../recovery.js'
 import { parseProvisionOptions, type ProvisionOptions, type ProvisionRequest } from './options.js'
-import { explainWriteError } from './write-errors.js'
+import { explainingErrors, explainWriteError } from './write-errors.js'
 
 const log = debug('dmloop:provision')
 
@@ -111,7 +111,7 @@ async function mend(
   }
   await change('shared', (offset, length) => unshare(file, offset, length))
   await change('zeros', (offset, length) =>
-    onDisk(file, () => result(native.writeZeros(file.fd, offset, length), file.path)),
+    explainingErrors(file.path, result(native.writeZeros(file.fd, offset, length), file.path)),
   )
   await file.syncAndProbe()
   await readExtents(file, new Set())
@@ -122,7 +122,7 @@ async function moveInlineData(file: BackingFile): Promise<void> {
   const isInline = judgeFile(file, WRITABLE).some(({ code }) => code === 'DMLOOP_INLINE_DATA')
   if (!isInline) return
   const allocate = native.allocate(file.fd, FALLOCATE.keepSize, 0, file.size)
-  await onDisk(file, () => result(allocate, file.path))
+  await explainingErrors(file.path, result(allocate, file.path))
   await file.syncAndProbe()
   await file.flushJournal()
 }
@@ -234,23 +234,12 @@ async function punchHoles(
   }
 }
 
-async function unshare(file: BackingFile, offset: number, length: number): Promise<void> {
-  const { fd, path } = file
-  await onDisk(file, async () => {
-    try {
-      await result(native.allocate(fd, FALLOCATE.unshareRange, offset, length), path)
-    } catch (error) {
-      if (!isSystemError(error, 'EOPNOTSUPP', 'ENOTSUP')) throw error
-      const found = problem('DMLOOP_SHARED_EXTENT', { file: path, offset, length })
-      throw new DmloopError({ ...found, remedy: 'Make a copy: cp --reflink=never FILE COPY.' })
-    }
-  })
-}
-
-async function onDisk({ path }: BackingFile, change: () => Promise<void>): Promise<void> {
+async function unshare({ fd, path }: BackingFile, offset: number, length: number): Promise<void> {
   try {
-    await change()
+    await result(native.allocate(fd, FALLOCATE.unshareRange, offset, length), path)
   } catch (error) {
-    throw explainWriteError(error, path)
+    if (!isSystemError(error, 'EOPNOTSUPP', 'ENOTSUP')) throw explainWriteError(error, path)
+    const found = problem('DMLOOP_SHARED_EXTENT', { file: path, offset, length })
+    throw new DmloopError({ ...found, remedy: 'Make a copy: cp --reflink=never FILE COPY.' })
   }
 }

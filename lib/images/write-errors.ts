@@ -14,6 +14,15 @@ export function explainWriteError(error: unknown, file: string): unknown {
   return new DmloopError(found, undefined, options)
 }
 
+/** Waits for a change of a file, and explains what it fails with; see `explainWriteError`. */
+export async function explainingErrors<T>(file: string, change: Promise<T>): Promise<T> {
+  try {
+    return await change
+  } catch (error) {
+    throw explainWriteError(error, file)
+  }
+}
+
 const NO_SPACE: Record<string, string | undefined> = {
   EDQUOT: 'exceeds a quota of its filesystem',
   // f2fs_expand_inode_data (fs/f2fs/file.c), of a pinned file.

@@ -38,9 +38,9 @@ export class BackingFile implements AsyncDisposable {
   }
 
   /**
-   * Opens a regular file for reading, or for writing as well. Rejects with DMLOOP_NOT_REGULAR_FILE for anything else, with
-   * DMLOOP_FILE_IN_USE when another process keeps a write lease on it until the limit, and with the system's
-   * error where there is no file or no permission.
+   * Opens a regular file for reading, or for writing as well. Rejects with DMLOOP_NOT_REGULAR_FILE for anything
+   * else, with DMLOOP_FILE_IN_USE when another process keeps a write lease on it until the limit, and with the
+   * system's error where there is no file or no permission.
    */
   static async open(
     file: string,
