@@ -19,6 +19,8 @@ export class WorkerSource implements ByteSource {
   readonly #outcomes = new Queue<Outcome>()
   /** The buffer that the caller of `next` has. */
   #lent: ArrayBuffer | undefined
+  /** Once the worker has said something: its modules are loaded, or it has ended. */
+  readonly #loaded: Promise<unknown>
 
   constructor(format: WorkerFormat, input: PackedInput, signal: AbortSignal | undefined) {
     this.#input = input
@@ -33,6 +35,9 @@ export class WorkerSource implements ByteSource {
     this.#worker.on('message', (message: FromWorker) => this.#receive(message))
     this.#worker.on('error', (error) => this.#fail(error))
     this.#worker.on('exit', () => this.#fail(new Error('the thread that unpacks has ended')))
+    this.#loaded = new Promise((resolve) => {
+      this.#worker.once('message', resolve).once('exit', resolve)
+    })
   }
 
   async next(): Promise<Uint8Array | undefined> {
@@ -47,7 +52,11 @@ export class WorkerSource implements ByteSource {
   }
 
   async close(): Promise<void> {
-    await this.#worker.terminate()
+    // Node leaves the file of a module open if its worker is terminated while that is being loaded.
+    const ended = this.#loaded.then(() => this.#worker.terminate())
+    if (this.#signal?.aborted === true) return
+    this.#worker.ref()
+    await ended
   }
 
   #result(outcome: Outcome): Uint8Array | undefined {
