@@ -2,20 +2,13 @@
 // img2simg and simg2img (Debian: android-sdk-libsparse-utils).
 // simg2img leaves what it writes in the page cache, and holes for what has no content: sync is part of its time.
 import { execFileSync } from 'node:child_process'
-import {
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-  closeSync,
-} from 'node:fs'
+import { mkdtempSync, openSync, rmSync, writeSync, closeSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createImage } from 'dmloop'
 import { milliseconds, PAIRS, report, spread } from './measure.js'
+import { watchMemory } from './resident.js'
 import type { Row } from './results.js'
 
 const [parent = tmpdir(), mebibytes = '1024'] = process.argv.slice(2)
@@ -42,15 +35,11 @@ function makeSources(): void {
   run('sync', '--file-system', folder)
 }
 
-/** Bytes (proc(5), VmHWM) that a call takes at most besides what the process had. */
-async function peak(work: () => Promise<unknown>): Promise<number> {
-  const resident = (which: string): number =>
-    Number(new RegExp(`${which}:\\s+(\\d+)`).exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) *
-    1024
-  writeFileSync('/proc/self/clear_refs', '5')
-  const idle = resident('VmRSS')
+/** Bytes that a call takes at most besides what the process had. */
+async function peakOf(work: () => Promise<unknown>): Promise<number> {
+  const peak = watchMemory()
   await work()
-  return resident('VmHWM') - idle
+  return peak()
 }
 
 const create = (from: string): Promise<string[]> => createImage(made, { from })
@@ -82,7 +71,9 @@ for (const [name, { from, other }] of Object.entries(OTHERS)) {
     const theirs = await milliseconds(other)
     remove()
     let own = 0
-    memory.push((await peak(async () => (own = await milliseconds(() => create(from))))) / MEBIBYTE)
+    memory.push(
+      (await peakOf(async () => (own = await milliseconds(() => create(from))))) / MEBIBYTE,
+    )
     remove()
     ratios.push(theirs / own)
     speeds.push(size / MEBIBYTE / (own / 1000))

@@ -1,21 +1,14 @@
 // What a call of planFile and mapFile costs the process besides time: memory, and the event loop's turn.
-import { readFileSync, writeFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
 import { fragmentedHost, sizes } from './files.js'
 import { PAIRS, report, spread } from './measure.js'
+import { watchMemory } from './resident.js'
 import type { Row } from './results.js'
 
 const MEBIBYTE = 1 << 20
 
-/** Bytes (proc(5)): VmRSS is now, VmHWM the most since it was reset. */
-const resident = (which: 'VmRSS' | 'VmHWM'): number => {
-  const status = readFileSync('/proc/self/status', 'utf8')
-  return Number(new RegExp(`${which}:\\s+(\\d+)`).exec(status)?.[1] ?? NaN) * 1024
-}
-
 async function cost<T>(work: () => Promise<T>): Promise<{ value: T; rss: number; late: number }> {
-  writeFileSync('/proc/self/clear_refs', '5')
-  const idle = resident('VmRSS')
+  const peak = watchMemory()
   let late = 0
   let last = performance.now()
   const timer = setInterval(() => {
@@ -25,7 +18,7 @@ async function cost<T>(work: () => Promise<T>): Promise<{ value: T; rss: number;
   }, 1)
   const value = await work()
   clearInterval(timer)
-  return { value, rss: resident('VmHWM') - idle, late }
+  return { value, rss: peak(), late }
 }
 
 const rows: Row[] = []

@@ -28,20 +28,22 @@ std::span<const std::byte> Zeros() {
   return zeros;
 }
 
+bool IsDirect(int fd) {
+  const int flags = fcntl(fd, F_GETFL);
+  return flags >= 0 && (flags & O_DIRECT) != 0;
+}
+
 Result<Nothing> WriteAll(int fd, std::span<const std::byte> bytes, uint64_t offset) {
   while (!bytes.empty()) {
     Entering("pwrite");
     const ssize_t count = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EINVAL && SetDirect(fd, false).ok()) {
-      // Not aligned to what direct I/O takes here. Asked once more through the page cache.
-      const ssize_t cached = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (cached < 0) return LastFailure("pwrite");
-      bytes = bytes.subspan(static_cast<size_t>(cached));
-      offset += static_cast<uint64_t>(cached);
+    if (count < 0) {
+      const Failure failure = LastFailure("pwrite");
+      // Not aligned to what direct I/O takes here: once more, through the page cache.
+      if (failure.error != EINVAL || !IsDirect(fd) || !SetDirect(fd, false).ok()) return failure;
       continue;
     }
-    if (count < 0) return LastFailure("pwrite");
     bytes = bytes.subspan(static_cast<size_t>(count));
     offset += static_cast<uint64_t>(count);
   }

@@ -2,6 +2,7 @@
 #include "file_facts.h"
 #include "files.h"
 #include "guard.h"
+#include "image_file.h"
 #include "journal.h"
 #include "js_loop.h"
 #include "js_values.h"
@@ -278,6 +279,19 @@ Napi::Value FileSwitchJs(const Napi::CallbackInfo& info) {
       Undefined);
 }
 
+// What becomes of a lease, or how it is: whether nobody has asked for it.
+template <Result<bool> (*check)(int, bool)>
+Napi::Value LeaseCheckJs(const Napi::CallbackInfo& info) {
+  const auto fd = UsedDescriptor::From(info[0]);
+  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "lease check(fd, exclusive)");
+  return PromiseWorker<bool>::Run(
+      info.Env(),
+      [fd = *fd, exclusive = info[1].As<Napi::Boolean>().Value()] {
+        return check(fd.get(), exclusive);
+      },
+      [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
+}
+
 Napi::Value GetPinCountJs(const Napi::CallbackInfo& info) {
   const auto fd = UsedDescriptor::From(info[0]);
   if (!fd) return Reject(info.Env(), "getPinCount(fd)");
@@ -297,17 +311,6 @@ Napi::Value SetAccessJs(const Napi::CallbackInfo& info) {
         return SetAccess(fd.get(), uid, mode);
       },
       Undefined);
-}
-
-Napi::Value EndLeaseJs(const Napi::CallbackInfo& info) {
-  const auto fd = UsedDescriptor::From(info[0]);
-  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "endLease(fd, exclusive)");
-  return PromiseWorker<bool>::Run(
-      info.Env(),
-      [fd = *fd, exclusive = info[1].As<Napi::Boolean>().Value()] {
-        return EndLease(fd.get(), exclusive);
-      },
-      [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
 }
 
 Napi::Value FindDifferenceJs(const Napi::CallbackInfo& info) {
@@ -391,7 +394,9 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "pageOut", PageOutJs);
   Add(exports, "lockFile", FileSwitchJs<LockFile>);
   Add(exports, "takeLease", FileSwitchJs<TakeLease>);
-  Add(exports, "endLease", EndLeaseJs);
+  Add(exports, "hasLease", LeaseCheckJs<HasLease>);
+  Add(exports, "endLease", LeaseCheckJs<EndLease>);
+  Add(exports, "setDirect", FileSwitchJs<SetDirect>);
   Add(exports, "setImmutable", FileSwitchJs<SetImmutable>);
   Add(exports, "setAccess", SetAccessJs);
   Add(exports, "setPinned", FileSwitchJs<SetPinned>);

@@ -1,4 +1,3 @@
-#include "guard.h"
 #include "image_file.h"
 #include "js_values.h"
 
@@ -75,17 +74,6 @@ Napi::Value TruncateJs(const Napi::CallbackInfo& info) {
       info.Env(), [fd = *fd, size = *size] { return Truncate(fd.get(), size); }, Undefined);
 }
 
-Napi::Value SetDirectJs(const Napi::CallbackInfo& info) {
-  const auto fd = UsedDescriptor::From(info[0]);
-  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "setDirect(fd, direct)");
-  return PromiseWorker<Nothing>::Run(
-      info.Env(),
-      [fd = *fd, direct = info[1].As<Napi::Boolean>().Value()] {
-        return SetDirect(fd.get(), direct);
-      },
-      Undefined);
-}
-
 Napi::Value RenameJs(const Napi::CallbackInfo& info) {
   if (!info[0].IsString() || !info[1].IsString() || !info[2].IsBoolean()) {
     return Reject(info.Env(), "rename(from, to, replace)");
@@ -97,17 +85,6 @@ Napi::Value RenameJs(const Napi::CallbackInfo& info) {
       Undefined);
 }
 
-Napi::Value HasLeaseJs(const Napi::CallbackInfo& info) {
-  const auto fd = UsedDescriptor::From(info[0]);
-  if (!fd || !info[1].IsBoolean()) return Reject(info.Env(), "hasLease(fd, exclusive)");
-  return PromiseWorker<bool>::Run(
-      info.Env(),
-      [fd = *fd, exclusive = info[1].As<Napi::Boolean>().Value()] {
-        return HasLease(fd.get(), exclusive);
-      },
-      [](Napi::Env env, bool& whole) -> Napi::Value { return Napi::Boolean::New(env, whole); });
-}
-
 }  // namespace
 
 void AddImages(Napi::Object& exports) {
@@ -116,9 +93,7 @@ void AddImages(Napi::Object& exports) {
   Add(exports, "writeZeros", WriteZerosJs);
   Add(exports, "allocate", AllocateJs);
   Add(exports, "truncate", TruncateJs);
-  Add(exports, "setDirect", SetDirectJs);
   Add(exports, "rename", RenameJs);
-  Add(exports, "hasLease", HasLeaseJs);
 }
 
 }  // namespace dmloop

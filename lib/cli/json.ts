@@ -34,6 +34,8 @@ export interface DeviceJson {
   files: string[]
   fallback: Problem[]
   partitions: Partition[]
+  /** What of the partition table has no device. */
+  partitionProblems: Problem[]
 }
 
 /** Of `list`. */
@@ -130,6 +132,7 @@ export const deviceJson = (device: MappedDevice): DeviceJson => ({
   files: [...device.files],
   fallback: [...device.fallback],
   partitions: [...device.partitions],
+  partitionProblems: [...device.partitionProblems],
 })
 
 export const jsonText = (document: unknown): string => `${JSON.stringify(document, null, 2)}\n`

@@ -1,4 +1,4 @@
-import type { MappedDevice } from '../index.js'
+import type { MappedDevice, Problem } from '../index.js'
 import { problemText } from './failures.js'
 import { deviceJson, jsonText } from './json.js'
 import { PLAN_OPTIONS } from './options.js'
@@ -16,18 +16,27 @@ export const map = defineVerb({
   options: [...PLAN_OPTIONS, 'name', 'partitions', 'udevScan', 'verify', 'timeout'],
   whenStopped: 'nothing is left of the device',
   async run(call) {
-    const { operands, values, screen, dmloop } = call
+    const { operands, values, dmloop } = call
     const options = { ...values, ...longCall(call, 'comparing') }
     const device = await dmloop.mapFile(operands, options)
     await undoIfStopped(call, device)
     printDevice(call, device)
-    if (!call.json && device.fallback.length > 0) {
-      screen.warn(`dmloop: ${device.path} is a loop device, because:\n`)
-      for (const each of device.fallback) screen.warn(problemText(each))
-    }
+    warnOf(call, `${device.path} is a loop device, because:`, device.fallback)
+    warnOf(call, `the partition table of ${device.path}:`, device.partitionProblems)
     return STATUS.done
   },
 })
+
+/** Problems that are no errors; in JSON, the device has them. */
+function warnOf(
+  { json, screen }: Pick<Call, 'json' | 'screen'>,
+  title: string,
+  problems: readonly Problem[],
+): void {
+  if (json || problems.length === 0) return
+  screen.warn(`dmloop: ${title}\n`)
+  for (const each of problems) screen.warn(problemText(each))
+}
 
 /** A signal that came too late to stop the call. */
 export async function undoIfStopped(

@@ -35,7 +35,7 @@ export async function createImage(file: string, options: CreateOptions): Promise
   } finally {
     await content.pieces.return()
   }
-  return await whileReplaceable(target, request, () => image.publish())
+  return await whileReplaceable(target, request, (old) => image.publish(old))
 }
 
 /** Without a source, zeros. */
@@ -104,19 +104,19 @@ async function assertReplaceable(target: ImageTarget, request: CreateRequest): P
 }
 
 /**
- * Runs a step while nobody can map the image that it replaces. Rejects with DMLOOP_IMAGE_EXISTS, and with what
+ * Runs a step, given the files of the image that it replaces, while nobody can map them. Rejects with DMLOOP_IMAGE_EXISTS, and with what
  * says that the image is in use.
  */
 async function whileReplaceable<T>(
   target: ImageTarget,
   { overwrite, signal }: CreateRequest,
-  step: () => Promise<T>,
+  step: (old: readonly string[]) => Promise<T>,
 ): Promise<T> {
   const old = await target.existing()
   const [first] = old
   if (first !== undefined && !overwrite) throw dmloopError('DMLOOP_IMAGE_EXISTS', { file: first })
   // Only root can map files. Others cannot replace one that is guarded: the kernel keeps them from it.
-  if (first === undefined || process.geteuid?.() !== 0) return await step()
+  if (first === undefined || process.geteuid?.() !== 0) return await step(old)
   const limit = { ...DEFAULT_WAIT, signal }
   const locked = await openLocked(old, limit)
   await using files = locked.files
@@ -128,5 +128,5 @@ async function whileReplaceable<T>(
     if (problem) throw new DmloopError(problem)
     await assertUnmapped(file)
   }
-  return await step()
+  return await step(old)
 }

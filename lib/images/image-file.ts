@@ -3,11 +3,12 @@ import { constants } from 'node:fs'
 import { chmod, chown, unlink } from 'node:fs/promises'
 import debug from 'debug'
 import { dmloopError, isSystemError } from '../kernel/errors.js'
-import { lockHolders } from '../kernel/file-locks.js'
+import { lockHolders, tryLock } from '../kernel/file-locks.js'
 import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
 import { FALLOCATE, native, result, type FileProbe, type WriteBuffer } from '../kernel/native.js'
 import { identify } from '../kernel/path.js'
 import { FILESYSTEMS } from '../kernel/policy.js'
+import { tryDirectIo } from './direct-io.js'
 import { explainingErrors, explainWriteError } from './write-errors.js'
 
 const log = debug('dmloop:image-file')
@@ -90,17 +91,10 @@ export class ImageFile implements AsyncDisposable {
   }
 
   async #lock(): Promise<void> {
-    const { fd } = this
-    try {
-      await result(native.lockFile(fd, true), this.#path)
-    } catch (error) {
-      // A filesystem without such locks.
-      if (isSystemError(error, 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP')) return
-      if (!isSystemError(error, 'EAGAIN')) throw error
-      const holders = await lockHolders('FLOCK', this.#probe.facts)
-      const detail = `is being made by ${holders.join(', ') || 'another process'}`
-      throw dmloopError('DMLOOP_FILE_IN_USE', { file: this.#image }, detail)
-    }
+    if (await tryLock(this.fd, this.#path, true)) return
+    const holders = await lockHolders('FLOCK', this.#probe.facts)
+    const detail = `is being made by ${holders.join(', ') || 'another process'}`
+    throw dmloopError('DMLOOP_FILE_IN_USE', { file: this.#image }, detail)
   }
 
   /** Whether its path still leads to it. */
@@ -124,9 +118,7 @@ export class ImageFile implements AsyncDisposable {
         log('%s: not pinned: %o', path, error)
       })
     }
-    await result(native.setDirect(fd, true), path).catch((error: unknown) => {
-      log('%s: without direct I/O: %o', path, error)
-    })
+    await tryDirectIo(fd, path)
   }
 
   /** The logical block size of the filesystem's device, in bytes. */

@@ -96,20 +96,23 @@ export class ImageTarget {
     return Number.isSafeInteger(count) ? count : 0
   }
 
-  /** Gives the temporary files, of which there are so many, their names. Throws DMLOOP_IMAGE_EXISTS. */
-  async publish(count: number, replace: boolean): Promise<string[]> {
-    const old = replace ? await this.existing() : []
+  /**
+   * Gives the temporary files, of which there are so many, their names, in place of the files of an old image.
+   * Throws DMLOOP_IMAGE_EXISTS where another file has one of the names.
+   */
+  async publish(count: number, old: readonly string[]): Promise<string[]> {
     const paths = this.#paths(count)
+    // A file is replaced in one step. Parts are not: no old one may be taken for one of the new image.
+    const kept = count > 1 ? [] : old
     if (count > 1) {
       await writeFile(this.#note, `${Math.max(count, old.length)}\n`, { flag: 'wx' })
-      // A file is replaced in one step. Parts are not: no old one may be taken for one of the new image.
-      for (const path of old.splice(0)) await unlink(path)
+      for (const path of old) await unlink(path)
     }
     for (const [index, path] of [...paths.entries()].reverse()) {
-      await rename(this.temporaryPath(index), path, replace)
+      await rename(this.temporaryPath(index), path, kept.includes(path))
     }
     await this.removeNote()
-    for (const path of old.filter((each) => !paths.includes(each))) await unlink(path)
+    for (const path of kept.filter((each) => !paths.includes(each))) await unlink(path)
     await syncFolder(this.#folder)
     return paths
   }

@@ -158,15 +158,13 @@ export class NewImage implements ImageFiles, AsyncDisposable {
     }
   }
 
-  /** Gives the files their names. Returns their paths. */
-  async publish(): Promise<string[]> {
-    const { overwrite } = this.#request
-    const [old] = overwrite ? await this.#target.existing() : []
-    const like = old === undefined ? undefined : await lstat(old)
+  /** Gives the files their names, in place of those of an image that is there. Returns their paths. */
+  async publish(old: readonly string[]): Promise<string[]> {
+    const like = old[0] === undefined ? undefined : await lstat(old[0])
     for (const { file } of this.#files) {
       await (like ? file.adopt(like) : file.setMode(DEFAULT_MODE & ~(await currentUmask())))
     }
-    const paths = await this.#target.publish(this.#files.length, overwrite)
+    const paths = await this.#target.publish(this.#files.length, old)
     this.#published = true
     log('%o', paths)
     return paths

@@ -14,6 +14,7 @@ import { limitedProgress } from '../plan/progress.js'
 import { sliceFiles } from '../plan/range.js'
 import { judgeExtents, judgeFile } from '../plan/verdict.js'
 import { recoverFiles } from '../recovery.js'
+import { tryDirectIo } from './direct-io.js'
 import { parseProvisionOptions, type ProvisionOptions, type ProvisionRequest } from './options.js'
 import { explainingErrors, explainWriteError } from './write-errors.js'
 
@@ -60,10 +61,7 @@ async function provision(request: ProvisionRequest): Promise<void> {
       request.signal?.throwIfAborted()
       await assertExclusive()
     }
-    // Without direct I/O the zeros go through the page cache.
-    await result(native.setDirect(file.fd, true), file.path).catch((error: unknown) => {
-      log('%s: %o', file.path, error)
-    })
+    await tryDirectIo(file.fd, file.path)
     await mend(file, check, request)
     log('%s is provisioned', file.path)
   })

@@ -1,7 +1,7 @@
 // The file behind a device: opened once, and identified by its file handle, not by its path.
 import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError, problem } from '../kernel/errors.js'
-import { lockHolders } from '../kernel/file-locks.js'
+import { lockHolders, tryLock } from '../kernel/file-locks.js'
 import { usesOf, type Inode, type Uses } from '../kernel/file-uses.js'
 import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
 import {
@@ -155,15 +155,7 @@ export class BackingFile implements AsyncDisposable {
 
   /** Whether the file is locked now; undefined when it is not. */
   async #tryFlock(exclusive: boolean): Promise<true | undefined> {
-    try {
-      await result(native.lockFile(this.fd, exclusive), this.path)
-      return true
-    } catch (error) {
-      if (isSystemError(error, 'EAGAIN')) return undefined
-      // A filesystem without such locks, or a network filesystem that requires a writable descriptor.
-      if (isSystemError(error, 'EBADF', 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP')) return true
-      throw error
-    }
+    return (await tryLock(this.fd, this.path, exclusive)) || undefined
   }
 
   /** Reads the facts of the file again. Rejects with DMLOOP_FILE_CHANGED when its identity has changed. */

@@ -64,6 +64,7 @@ const fakeDevice = (name: string, more: Partial<MappedDevice> = {}): MappedDevic
     files: [`/srv/${name}`],
     fallback: [],
     partitions: [],
+    partitionProblems: [],
     unmap: () => Promise.resolve(),
     verify: () => Promise.resolve({ ok: true, problems: [] }),
     ...more,
@@ -430,7 +431,7 @@ await t.test('several operands: each is tried, and the worst counts', async (t) 
 
 await t.test('JSON of the other verbs', async (t) => {
   const partitions = [{ number: 1, path: '/dev/mapper/ap1', start: 512, size: 1024, type: '83' }]
-  const device = fakeDevice('a', { partitions, fallback: [hole] })
+  const device = fakeDevice('a', { partitions, fallback: [hole], partitionProblems: [hole] })
   const library: Partial<Library> = {
     planFile: () =>
       Promise.resolve(
@@ -484,6 +485,11 @@ await t.test(
     })
     t.equal(out, '/dev/loop0\n')
     t.match(err, /loop device, because:\n.*has a hole/)
+    const partitioned = fakeDevice('a', { partitionProblems: [hole] })
+    t.match(
+      (await run(['map', '--partscan', 'a'], { mapFile: () => Promise.resolve(partitioned) })).err,
+      /^dmloop: the partition table of \/dev\/mapper\/a:\n.*has a hole/,
+    )
   },
 )
 

@@ -1,18 +1,18 @@
 // node image-kill.js FILESYSTEM [all]: SIGKILL between any two system calls of createImage and of provisionFile that
 // change something. An image is there as a whole or not at all, a file that is provisioned reads as before, and
 // the next call completes it.
-import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { createImage, planFile, provisionFile } from 'dmloop'
+import { killAt } from './kill-at.js'
 import { makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const [filesystem = 'ext4', all] = process.argv.slice(2)
-const KILL_AT = fileURLToPath(new URL('../../../build/Release/kill-at', import.meta.url))
-const KILLED = fileURLToPath(new URL('killed.js', import.meta.url))
 const MIB = 1 << 20
+
+const sumOf = (path: string): string =>
+  createHash('sha256').update(readFileSync(path)).digest('hex')
 
 const host = makeHost(filesystem, oneSegment(), { mkfs: filesystem === 'f2fs' ? '-q' : '' })
 const folder = `${host.path}/images`
@@ -32,15 +32,6 @@ function callsOf(...args: string[]): number[] {
 }
 
 const LAST = 16
-
-/** Kills a process at a call; what kill-at says of it. */
-function killAt(call: number, ...args: string[]): string {
-  const env = { ...process.env, UV_THREADPOOL_SIZE: '1' }
-  return execFileSync(KILL_AT, [String(call), process.execPath, KILLED, ...args], {
-    env,
-    encoding: 'utf8',
-  }).trim()
-}
 
 /** The image that is there, of one file or of several; undefined where there is none. */
 function found(): Buffer | undefined {
@@ -85,17 +76,13 @@ await t.test('provisionFile, killed at each call', async (t) => {
   make()
   for (const call of callsOf('provision', file)) {
     make()
-    const sum = createHash('sha256').update(readFileSync(file)).digest('hex')
+    const sum = sumOf(file)
     const killed = killAt(call, 'provision', file)
     sh('echo 3 >/proc/sys/vm/drop_caches')
-    t.equal(
-      createHash('sha256').update(readFileSync(file)).digest('hex'),
-      sum,
-      `${call}: ${killed}`,
-    )
+    t.equal(sumOf(file), sum, `${call}: ${killed}`)
     await provisionFile(file)
     t.strictSame((await planFile(file)).problems, [], 'the next call completes it')
-    t.equal(createHash('sha256').update(readFileSync(file)).digest('hex'), sum)
+    t.equal(sumOf(file), sum)
   }
 })
 host.remove()

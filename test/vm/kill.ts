@@ -1,12 +1,12 @@
 // node kill.js FILESYSTEM [loop | partitions [all]]: SIGKILL between any two system calls of mapFile and of unmap that
-// change something; with partitions, at every third of them, or all. Whatever is left, the next call finds it, and completes or undoes it: also after a reboot, which
-// keeps neither devices nor /run nor caches, and also when the device was written to meanwhile.
-import { execFileSync } from 'node:child_process'
+// change something; with partitions, at every third of them, or all. Whatever is left, the next call finds it, and
+// completes or undoes it: also after a reboot, which keeps neither devices nor /run nor caches, and also when the
+// device was written to meanwhile.
 import { createHash } from 'node:crypto'
 import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { listMappings, mapFile, openMapping, releaseFile, type DmloopError } from 'dmloop'
+import { killAt } from './kill-at.js'
 import {
   deviceNames,
   fileState,
@@ -22,8 +22,6 @@ const [filesystem = 'ext4', variant, all] = process.argv.slice(2)
 const backend = variant === 'loop' ? 'loop' : 'linear'
 const partitions = variant === 'partitions'
 const step = partitions && all !== 'all' ? 3 : 1
-const KILL_AT = fileURLToPath(new URL('../../../build/Release/kill-at', import.meta.url))
-const PROGRAM = fileURLToPath(new URL('killed.js', import.meta.url))
 
 const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 const loops = (): string => sh('losetup -l --noheadings')
@@ -41,14 +39,6 @@ fragmentedFile(file, 256 << 10, 8, 1)
 if (partitions) {
   const table = 'label: gpt\nfirst-lba: 34\nstart=64, size=128\nstart=256, size=128\n'
   sh(`sfdisk -q ${file}; sync ${file}`, table)
-}
-
-/** Kills a process at a call; what kill-at says of it. */
-function killAt(call: number, verb: string): string {
-  // One worker thread, so that the calls come in one order.
-  const env = { ...process.env, UV_THREADPOOL_SIZE: '1' }
-  const args = [String(call), process.execPath, PROGRAM, verb, file, variant ?? backend]
-  return execFileSync(KILL_AT, args, { env, encoding: 'utf8' }).trim()
 }
 
 /** What the file must hold: what it held, and what was written to a device that showed it. */
@@ -122,7 +112,7 @@ for (const verb of ['map', 'unmap']) {
     let call = 1
     for (; ; call += step) {
       if (verb === 'unmap') await mapFile(file, { backend, partitions })
-      const killed = killAt(call, verb)
+      const killed = killAt(call, verb, file, variant ?? backend)
       // What is written through a loop device is the filesystem's own affair.
       if (backend === 'linear') writeToDevice(call)
       const [way, recover] = WAYS[(call + turn) % WAYS.length] as (typeof WAYS)[number]
