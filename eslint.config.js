@@ -36,7 +36,8 @@ export default tseslint.config(
       '@typescript-eslint/switch-exhaustiveness-check': 'error',
     },
   },
-  // The storeys of lib/: imports point only downward. lib/images/ and lib/*.ts may import plan/ and kernel/.
+  // The storeys of lib/: imports point only downward. lib/store/, lib/images/ and lib/*.ts may import plan/
+  // and kernel/.
   {
     files: ['lib/plan/**/*.ts'],
     rules: restrictImports('../(?!kernel/)', 'lib/plan/ imports from lib/kernel/ and itself only.'),
@@ -48,13 +49,23 @@ export default tseslint.config(
   {
     files: ['lib/*.ts'],
     ignores: ['lib/index.ts'],
-    rules: restrictImports('./(images|cli)/', 'Only lib/index.ts imports from lib/images/.'),
+    rules: restrictImports(
+      './(images|store|cli)/',
+      'Only lib/index.ts imports from lib/images/ and lib/store/.',
+    ),
   },
   {
     files: ['lib/images/**/*.ts'],
     rules: restrictImports(
+      '../(index|cli/|store/)',
+      'lib/images/ does not import from lib/store/, lib/cli/ or the index.',
+    ),
+  },
+  {
+    files: ['lib/store/**/*.ts'],
+    rules: restrictImports(
       '../(index|cli/)',
-      'lib/images/ does not import from lib/cli/ or the index.',
+      'lib/store/ does not import from lib/cli/ or the index.',
     ),
   },
   {

@@ -23,7 +23,8 @@ import {
 const log = debug('dmloop:guard')
 
 /** What a mark says of the mapping itself. */
-export type MappingReference = Pick<Mark, 'id' | 'offset' | 'first' | 'next'>
+export type MappingReference = Pick<Mark, 'id' | 'offset' | 'first' | 'next'> &
+  Partial<Pick<Mark, 'kept'>>
 
 const PERMISSIONS = 0o7777
 
@@ -144,12 +145,15 @@ async function markAndRestrict(
   const missing = missingProtections(facts, required)
   const protections = [...new Set([...(before?.protections ?? []), ...missing])]
   if (protections.length === 0) return undefined
+  // To write the mark, the flag must go for a moment: a process that is killed then must not leave an image without
+  // it that will be mapped before anybody can look.
+  if (before?.kept !== undefined && missing.length === 0) return before
   const access =
     before?.access ??
     (protections.includes('private')
       ? { uid: facts.uid, mode: facts.mode & PERMISSIONS }
       : undefined)
-  const mark = { ...mapping, identity, protections, access }
+  const mark = { ...mapping, identity, protections, access, kept: before?.kept ?? mapping.kept }
   // A mark's own flag may be cleared while the guard is renewed: the lease shows whether anybody used the
   // moment.
   if (before?.protections.includes('immutable') === true)
@@ -252,12 +256,23 @@ export async function releaseUnmapped(file: BackingFile): Promise<void> {
 }
 
 /**
- * Restores what `acquireGuard` has changed. Leaves a file without a mark alone. Where the filesystem or the
- * mount does not allow it, rejects with DMLOOP_READ_ONLY or DMLOOP_UNGUARDABLE, and the guard stays.
+ * Restores what `acquireGuard` has changed. Leaves a file without a mark alone, and one whose guard is kept
+ * for an image store. Where the filesystem or the mount does not allow it, rejects with DMLOOP_READ_ONLY or
+ * DMLOOP_UNGUARDABLE, and the guard stays.
  */
 export async function restoreAttributes(file: BackingFile): Promise<void> {
   const mark = await readMark(file)
-  if (!mark) return
+  if (mark && mark.kept === undefined) await restoreMarked(file, mark)
+}
+
+/** Releases a guard that was kept for an image store. */
+export async function releaseKept(file: BackingFile): Promise<void> {
+  await dropStalePages(file)
+  const mark = await readMark(file)
+  if (mark) await restoreMarked(file, mark)
+}
+
+async function restoreMarked(file: BackingFile, mark: Mark): Promise<void> {
   // Its filesystem may have been remounted since it was opened.
   await file.probe()
   const [unreleasable] = judgeReleasable(file, mark, file.facts)

@@ -18,7 +18,7 @@ import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
 import { FileDevice, type CurrentMapping } from './file-device.js'
 import type { FileLock } from './file-lock.js'
-import { judgeGuard } from './guard.js'
+import { judgeGuard, readMark } from './guard.js'
 import { loadProven } from './load-table.js'
 import { MappedFiles, recordOf } from './mapped-files.js'
 import type { UnmapRequest, VerifyRequest } from './options.js'
@@ -114,7 +114,7 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     files: BackingFiles,
     { device, record, table }: LinearMapping,
   ): Promise<number> {
-    const built = await buildPlan(files.list, { ...record, length: undefined })
+    const built = await buildPlan(files.list, { ...record, length: await growthOf(files, record) })
     const { plan } = built
     plan.assertMappable()
     const difference = await plan.segments.firstDifference(table)
@@ -175,6 +175,17 @@ export class LinearDevice extends FileDevice<LinearMapping> {
   #recordOfRemoved(locked: MappingRecord | undefined): MappingRecord | undefined {
     return this.isOfAnother(locked) ? this.record : (locked ?? this.record)
   }
+}
+
+/** Bytes to extend a device to: undefined for all that its files have. */
+async function growthOf(
+  { list }: BackingFiles,
+  { offset }: MappingRecord,
+): Promise<number | undefined> {
+  const last = list.at(-1)
+  const kept = last && (await readMark(last))?.kept
+  if (kept === undefined) return undefined
+  return list.reduce((sum, { size }) => sum + size, 0) - offset - kept
 }
 
 /** The block of a file that a sector of the device is mapped to. */

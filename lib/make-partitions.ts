@@ -30,11 +30,16 @@ import type { Undo } from './undo.js'
 
 const log = debug('dmloop:make-partitions')
 
+type PartitionRequest = Pick<
+  MapRequest,
+  'partitions' | 'readOnly' | 'udevScan' | 'timeout' | 'signal'
+>
+
 /** A live mapping that is to have partitions. */
 interface Mapping {
   lock: FileLock
   record: MappingRecord
-  request: MapRequest
+  request: PartitionRequest
   undo: Undo
 }
 
@@ -84,7 +89,7 @@ interface Created {
 function createPartition(
   device: DmDevice,
   { number }: PartitionEntry,
-  request: MapRequest,
+  request: PartitionRequest,
 ): Promise<DmDevice> {
   const name = partitionName(device.name, number)
   const path = nodePath(device.name)
@@ -138,7 +143,7 @@ const recorded = ({
 async function readEntries(
   path: string,
   { major, minor }: Pick<DmDevice, 'major' | 'minor'>,
-  request: MapRequest,
+  request: PartitionRequest,
 ): Promise<{ entries: PartitionEntry[]; problems: Problem[] }> {
   const device = deviceName(major, minor)
   const blockSize = await blockSizeOf(device)

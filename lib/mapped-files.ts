@@ -82,7 +82,8 @@ export class MappedFiles implements AsyncDisposable {
   async isCurrent(): Promise<boolean> {
     const first = this.#files[0]?.found
     const mark = first instanceof BackingFile ? await readMark(first) : undefined
-    return mark === undefined || this.#record.id === '' || mark.id === this.#record.id
+    const { id } = this.#record
+    return mark?.kept !== undefined || id === '' || (mark?.id ?? id) === id
   }
 
   /**
@@ -115,10 +116,12 @@ export class MappedFiles implements AsyncDisposable {
     }
     if (found instanceof Error) throw found
     const mark = await readMark(found)
-    if (mark?.id === id) await releaseGuard(found)
+    // A guard that is kept stays, and its mark does not tell which mapping it was.
+    const isKept = mark?.kept !== undefined
+    if (!isKept && mark?.id === id) await releaseGuard(found)
     // The file was mapped by the device that is gone: its mark must be of that one, or of none that exists.
-    else if (mark && removed) await releaseUnmapped(found)
-    else if (!mark && (removed || !isMappedAgain)) await dropStalePages(found)
+    else if (mark && !isKept && removed) await releaseUnmapped(found)
+    else if ((!mark || isKept) && (removed || !isMappedAgain)) await dropStalePages(found)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -173,7 +176,11 @@ export async function reconstructRecord(
     if (!mark) break
     record.guard = 'immutable'
     record.marked.push(next)
-    if (record.identities.length === 1) Object.assign(record, { id: mark.id, offset: mark.offset })
+    if (record.identities.length === 1) {
+      // A mark that is kept has been there before the mapping.
+      record.id = mark.kept === undefined ? mark.id : ''
+      record.offset = mark.offset
+    }
     next = record.identities.includes(mark.next ?? '') ? undefined : mark.next
   }
   return record

@@ -2,6 +2,16 @@
 import { randomBytes } from 'node:crypto'
 import { basename, join } from 'node:path'
 import debug from 'debug'
+import {
+  isArrayOf,
+  isBoolean,
+  isCount,
+  isObjectOf,
+  isOneOf,
+  isOptional,
+  isString,
+  type Check,
+} from './checks.js'
 import type { Problem } from './kernel/errors.js'
 import type { FilesystemIds } from './kernel/filesystems.js'
 import { native, result } from './kernel/native.js'
@@ -119,30 +129,6 @@ export function parseRecord(text: string): MappingRecord | undefined {
     return undefined
   }
 }
-
-type Check = (value: unknown) => boolean
-
-const isString: Check = (value) => typeof value === 'string'
-const isBoolean: Check = (value) => typeof value === 'boolean'
-const isCount: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0
-const isOneOf =
-  (...values: readonly unknown[]): Check =>
-  (value) =>
-    values.includes(value)
-const isOptional =
-  (check: Check): Check =>
-  (value) =>
-    value === undefined || check(value)
-const isArrayOf =
-  (check: Check): Check =>
-  (value) =>
-    Array.isArray(value) && value.every(check)
-const isObjectOf =
-  (checks: Readonly<Record<string, Check>>): Check =>
-  (value) =>
-    typeof value === 'object' &&
-    value !== null &&
-    Object.entries(checks).every(([key, check]) => check((value as Record<string, unknown>)[key]))
 
 const isNode = isObjectOf({ name: isString, major: isCount, minor: isCount })
 const isProblem = isObjectOf({

@@ -8,6 +8,7 @@ import {
   hasLiveTable,
   removeDevice,
 } from './kernel/device-mapper.js'
+import { dmloopError } from './kernel/errors.js'
 import { detachLoop, findNamedLoop, hasHolders, listLoops, type Loop } from './kernel/loop.js'
 import type { DmDevice } from './kernel/native.js'
 import { nodePath, sweepCookies } from './kernel/udev.js'
@@ -158,7 +159,8 @@ async function findDeviceOfMark(file: BackingFile): Promise<DmDevice | undefined
   const device = await findDevice({ uuid: uuidOf(mark.first ?? mark.identity) })
   const table = device && (await findTable(device))
   if (!table) return undefined
-  if ((await reconstructRecord(device, table)).id !== mark.id) return undefined
+  const { id } = await reconstructRecord(device, table)
+  if (mark.kept === undefined && id !== mark.id) return undefined
   const storage = await compareStorage(table, file.device)
   const isNumberKept = mark.identity === file.identity
   return storage === 'same' || (storage === 'unknown' && isNumberKept) ? device : undefined
@@ -168,7 +170,8 @@ async function findDeviceOfMark(file: BackingFile): Promise<DmDevice | undefined
  * Releases a guard that a crash or a reboot left on a file, and removes a device that was half-made. To a file
  * without a guard it does nothing but drop its cached pages. Rejects with DMLOOP_ALREADY_MAPPED while the
  * file is mapped, with DMLOOP_OPAQUE_DEVICE or DMLOOP_DEVICE_BUSY where that cannot be told, with
- * DMLOOP_STALE_CACHE while processes keep pages that are older than the disk, and with DMLOOP_TIMEOUT when
+ * DMLOOP_STALE_CACHE while processes keep pages that are older than the disk, with DMLOOP_IMAGE_IN_USE for an
+ * image of an ImageStore, whose guard stays while it is not mapped, and with DMLOOP_TIMEOUT when
  * another process or the kernel is busy with the file for ten seconds. Then the file stays guarded.
  */
 export async function releaseFile(file: string): Promise<void> {
@@ -182,7 +185,11 @@ async function release(path: string): Promise<void> {
   await using _ = locked.lock
   await recoverFiles(locked, DEFAULT_WAIT)
   // Nothing tells of a mapping that had no guard, and whose record is lost.
-  for (const file of files.list) await dropStalePages(file)
+  for (const file of files.list) {
+    await dropStalePages(file)
+    if (!(await readMark(file))) continue
+    throw dmloopError('DMLOOP_IMAGE_IN_USE', { file: file.path }, 'is kept for an image store')
+  }
 }
 
 /**

@@ -76,6 +76,15 @@ const GUESTS: Guest[] = [
     on: PINS_ANY_FILE,
   },
   { test: 'image-kill', args: ['ext4'], options: ['--disk=100'] },
+  { test: 'store', args: ['ext4'], options: ['--disk=400', '--memory=2G'] },
+  { test: 'store', args: ['xfs'], options: ['--disk=400', '--memory=2G'] },
+  {
+    test: 'store',
+    args: ['f2fs'],
+    options: ['--disk=400', '--memory=2G', '--modules=f2fs'],
+    on: PINS_ANY_FILE,
+  },
+  { test: 'store-kill', args: ['ext4'], options: ['--disk=100'] },
   // One runs qemu itself.
   { test: 'examples', options: ['--disk=200', '--memory=3G', '--modules=dm-verity'], on: [UML] },
   {

@@ -1,10 +1,11 @@
 // The place of an image that is to be made: its names, what is there already, and what a killed process left.
 import { createHash } from 'node:crypto'
-import { lstat, open, readdir, readFile, realpath, unlink, writeFile } from 'node:fs/promises'
+import { lstat, readdir, readFile, realpath, unlink, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import debug from 'debug'
 import { dmloopError, isSystemError } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
+import { syncFolder } from '../kernel/path.js'
 
 const log = debug('dmloop:image-target')
 
@@ -143,15 +144,5 @@ async function rename(from: string, to: string, replace: boolean): Promise<void>
     if (replace || !isSystemError(error, 'EINVAL', 'ENOSYS')) throw error
     if (await isThere(to)) throw dmloopError('DMLOOP_IMAGE_EXISTS', { file: to })
     await result(native.rename(from, to, true), to)
-  }
-}
-
-/** So that the names are on the disk as well. */
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder)
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
   }
 }

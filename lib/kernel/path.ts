@@ -1,4 +1,5 @@
 // Paths. Node's own functions would occupy a thread of libuv's pool for as long as a path hangs.
+import { open } from 'node:fs/promises'
 import { native, result, type PathFacts } from './native.js'
 
 /** What is at a path, without asking the server of a network filesystem (AT_STATX_DONT_SYNC). */
@@ -21,5 +22,15 @@ export class OpenPath implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await result(native.close(this.fd), this.#path)
+  }
+}
+
+/** Makes sure that the names in a folder are on the disk as well. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path)
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
   }
 }

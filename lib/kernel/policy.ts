@@ -275,6 +275,31 @@ export const POLICY = {
     remedy: 'Choose another name, or replace it with overwrite: true.',
     blocks: 'all',
   },
+  DMLOOP_NO_SUCH_IMAGE: {
+    found: 'is not an image of the store',
+    why: 'Nothing is recorded under its name.',
+    remedy: 'See list() for the images that there are, or create() it.',
+    blocks: 'all',
+  },
+  DMLOOP_IMAGE_IN_USE: {
+    found: 'is an image in use',
+    why: 'Its blocks are those of a device, or are recorded to be mapped at the next start of the machine.',
+    remedy:
+      'Unmap it first. Delete an image through its store; if that is lost, clear the flag and the mark: chattr -i FILE; setfattr -x trusted.dmloop FILE.',
+    blocks: 'all',
+  },
+  DMLOOP_BAD_METADATA: {
+    found: 'has metadata that this version cannot use',
+    why: 'They are damaged, or were written by another version, and are left as they are.',
+    remedy: 'Use the version of dmloop that wrote them, or restore them from a backup.',
+    blocks: 'all',
+  },
+  DMLOOP_DISK_MISSING: {
+    found: 'is stored on a disk that is not there',
+    why: 'Its table is for that disk, found by what does not change, and of the same size.',
+    remedy: 'Attach the disk. If there are two with the same UUID, detach the copy.',
+    blocks: 'all',
+  },
   DMLOOP_TIMEOUT: {
     found: 'did not happen in time',
     why: 'Another process, udev or the kernel is slow or stuck.',

@@ -17,6 +17,11 @@ export interface Mark {
   first: string | undefined
   /** The mapping's next file. */
   next: string | undefined
+  /**
+   * Where an image store keeps the guard although the file is not mapped: how many bytes at the end of the last
+   * file are the store's own, and no part of the image.
+   */
+  kept: number | undefined
 }
 
 /** Distinguishes marks from those of other versions of the library. */
@@ -30,12 +35,13 @@ const LETTERS: Record<Protection, string> = { immutable: 'i', pinned: 'p', priva
  * "2 IDENTITY ID -LETTERS [KEY=VALUE ...]".
  */
 export function formatMark(mark: Mark): string {
-  const { identity, id, protections, access, offset, first, next } = mark
+  const { identity, id, protections, access, offset, first, next, kept } = mark
   const words = [VERSION, identity, id, `-${protections.map((each) => LETTERS[each]).join('')}`]
   if (access) words.push(`a=${access.uid}:${access.mode.toString(8)}`)
   if (offset > 0) words.push(`o=${offset}`)
   if (first !== undefined) words.push(`f=${first}`)
   if (next !== undefined) words.push(`n=${next}`)
+  if (kept !== undefined) words.push(`k=${kept}`)
   return words.join(' ')
 }
 
@@ -66,6 +72,9 @@ export function parseMark(text: string | undefined): Mark | undefined {
   const all = Object.keys(LETTERS) as Protection[]
   const protections = all.filter((each) => letters.includes(LETTERS[each]))
   if (protections.includes('private') && !access) return undefined
+  const keptWord = values.get('k=')
+  const kept = keptWord === undefined ? undefined : parseNumber(keptWord)
+  if (keptWord !== undefined && kept === undefined) return undefined
   return {
     identity,
     id,
@@ -74,6 +83,7 @@ export function parseMark(text: string | undefined): Mark | undefined {
     offset,
     first: values.get('f='),
     next: values.get('n='),
+    kept,
   }
 }
 

@@ -8,6 +8,7 @@ import { generalHelp, verbHelp } from '#lib/cli/help.js'
 import { VERBS } from '#lib/cli/verbs.js'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
 import { parseCreateOptions, parseProvisionOptions } from '#lib/images/options.js'
+import { parseStoreCreateOptions, parseStoreOptions } from '#lib/store/options.js'
 import { POLICY } from '#lib/kernel/policy.js'
 import { COMMAND, projectPath, TABLES, withHelp, withPolicyTables } from '../tools/docs.js'
 
@@ -82,10 +83,12 @@ await t.test('docs/api.md has every function, class and option', (t) => {
     parseUnmapOptions(undefined),
     parseCreateOptions('file', { size: 512 }),
     parseProvisionOptions('file', undefined),
+    parseStoreOptions('directory', undefined),
+    parseStoreCreateOptions({ size: 512 }),
   ]
   const options = new Set(requests.flatMap((request) => Object.keys(request)))
   // The first arguments.
-  for (const name of ['file', 'files']) options.delete(name)
+  for (const name of ['file', 'files', 'directory', 'image']) options.delete(name)
   t.strictSame([...new Set(documented)].sort(), [...options].sort())
   t.end()
 })

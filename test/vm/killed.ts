@@ -1,7 +1,7 @@
-// killed.js map FILE VARIANT | unmap FILE | create FILE SOURCE MAX_FILE_SIZE | provision FILE: one call, with a
-// mark for kill-at before and after it.
+// killed.js map FILE VARIANT | unmap FILE | create FILE SOURCE MAX_FILE_SIZE | provision FILE |
+// store DIRECTORY METADATA CALL ARGUMENT: one call, with a mark for kill-at before and after it.
 import { existsSync } from 'node:fs'
-import { createImage, mapFile, openMapping, provisionFile } from 'dmloop'
+import { createImage, ImageStore, mapFile, openMapping, provisionFile } from 'dmloop'
 
 const [verb = '', file = '', ...rest] = process.argv.slice(2)
 const device = verb === 'unmap' ? await openMapping(file) : undefined
@@ -16,6 +16,16 @@ const CALLS: Record<string, () => Promise<unknown>> = {
   create: () =>
     createImage(file, { from: rest[0] ?? '', maxFileSize: Number(rest[1]), overwrite: true }),
   provision: () => provisionFile(file),
+  store: async () => {
+    const [metadata = '', call = '', ...args] = rest
+    const store = await ImageStore.open(file, { metadata })
+    if (call === 'create') await store.create('a', { from: args[0] ?? '' })
+    if (call === 'resize') await store.resize('a', Number(args[0]))
+    if (call === 'delete') await store.delete('a')
+    if (call === 'map') await store.map('a')
+    if (call === 'unmap') await store.unmap('a')
+    if (call === 'mapAll') await store.mapAll()
+  },
 }
 existsSync('/mark/begin')
 await CALLS[verb]?.()

@@ -1,0 +1,190 @@
+// Maps images from their metadata alone, before the filesystem with their files is mounted.
+import { constants, read } from 'node:fs'
+import { promisify } from 'node:util'
+import debug from 'debug'
+import {
+  createDevice,
+  findDevice,
+  findTable,
+  hasLiveTable,
+  loadTable,
+  removeDevice,
+  repairNode,
+  resumeDevice,
+} from '../kernel/device-mapper.js'
+import { dmloopError } from '../kernel/errors.js'
+import { native, result, type DmDevice } from '../kernel/native.js'
+import { OpenPath } from '../kernel/path.js'
+import { SECTOR, type SegmentTable } from '../kernel/segments.js'
+import { deviceName, parseDevice } from '../kernel/sysfs.js'
+import { nodePath } from '../kernel/udev.js'
+import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from '../kernel/wait.js'
+import { FileLock } from '../file-lock.js'
+import { makePartitions } from '../make-partitions.js'
+import { uuidOf } from '../plan/names.js'
+import { newRecord } from '../record.js'
+import { Undo } from '../undo.js'
+import { wrapDevice } from '../wrap-device.js'
+import { diskNode, DiskFinder } from './disk-name.js'
+import { LABEL_SIZE, labelOf } from './label.js'
+import type { HostName, ImageMetadata } from './metadata.js'
+import { changed, findHost, mappingsByHandle, storedTable } from './stored-table.js'
+
+const log = debug('dmloop:map-stored')
+
+const readBlock = promisify(read)
+
+/** What is read once for many images. */
+export class StoredMapper implements AsyncDisposable {
+  readonly #finder = new DiskFinder(DEFAULT_WAIT)
+  readonly #disks = new Map<string, Promise<OpenPath>>()
+  readonly #hosts = new Map<string, Promise<string>>()
+  readonly #mapped: Map<string, DmDevice[]>
+  /** The numbers of the devices that have mounted filesystems. */
+  #mounted: Promise<Set<string>> | undefined
+  /** Of the size that direct reads take, and where they may. */
+  readonly #block = native.newWriteBuffer(LABEL_SIZE).bytes
+
+  private constructor(mapped: Map<string, DmDevice[]>) {
+    this.#mapped = mapped
+  }
+
+  static async open(): Promise<StoredMapper> {
+    return new StoredMapper(await mappingsByHandle())
+  }
+
+  /** The device that maps an image now. Rejects with DMLOOP_DISK_MISSING. */
+  async findDevice(metadata: ImageMetadata): Promise<DmDevice | undefined> {
+    return await this.#find(metadata, await storedTable(metadata, this.#finder))
+  }
+
+  async #find({ files }: ImageMetadata, table: SegmentTable): Promise<DmDevice | undefined> {
+    for (const device of this.#mapped.get(files[0]?.handle ?? '') ?? []) {
+      const live = await findTable(device)
+      // A handle is one of its filesystem. Blocks tell: a device that was not extended yet has the first ones.
+      const [first] = live ?? []
+      const [own] = table
+      if (first && first.device === own?.device && first.offset === own?.offset) return device
+    }
+    return undefined
+  }
+
+  /** Whether the filesystem with an image's files is mounted, in whatever mount namespace. */
+  async isHostMounted({ host }: ImageMetadata): Promise<boolean> {
+    const number = host === null ? undefined : await findHost(host, this.#finder)
+    this.#mounted ??= result(native.listMounts()).then(
+      (mounts) => new Set(mounts.map(({ major, minor }) => deviceName(major, minor))),
+    )
+    return number !== undefined && (await this.#mounted).has(number)
+  }
+
+  /**
+   * Maps an image that is not mapped, whose filesystem is not mounted. Rejects with DMLOOP_DISK_MISSING, with DMLOOP_FILE_CHANGED where the label
+   * is not at its place, with DMLOOP_NAME_TAKEN, and with the system's error.
+   */
+  async map(name: string, metadata: ImageMetadata): Promise<{ path: string; wasMapped: boolean }> {
+    const table = await storedTable(metadata, this.#finder)
+    const found = await this.#find(metadata, table)
+    if (found) return { path: await nodeOf(found), wasMapped: true }
+    await this.#assertLabel(name, metadata, table)
+    const identity = `${await this.#hostOf(metadata)}-h${metadata.files[0]?.handle ?? ''}`
+    await using lock = await FileLock.take([identity], DEFAULT_WAIT)
+    const undo = new Undo()
+    try {
+      const left = await findDevice({ uuid: uuidOf(identity) })
+      // Because of the lock no process is working on it: a crash has left it half-made.
+      if (left && !hasLiveTable(left)) await removeDevice(left, DEFAULT_WAIT)
+      const device = await createDevice(name, uuidOf(identity), name)
+      undo.onFailure(() => removeDevice(device, DEFAULT_WAIT))
+      await loadTable(device, table, metadata.readOnly)
+      const made = await resumeDevice(device, DEFAULT_TIMEOUT, true)
+      if (metadata.partitions) await addPartitions(made, identity, metadata, { lock, undo })
+      log('%s is mapped from its metadata', name)
+      return { path: nodePath(made.name), wasMapped: false }
+    } catch (error) {
+      await undo.rollBack(error)
+      throw error
+    }
+  }
+
+  async #assertLabel(
+    name: string,
+    { id, label }: ImageMetadata,
+    table: SegmentTable,
+  ): Promise<void> {
+    const number = table.devices[label.disk] ?? ''
+    const disk = await this.#openDisk(number)
+    const { bytesRead } = await readBlock(
+      disk.fd,
+      this.#block,
+      0,
+      LABEL_SIZE,
+      label.sector * SECTOR,
+    )
+    if (bytesRead === LABEL_SIZE && labelOf(id).equals(this.#block)) return
+    throw changed(name, 'has other blocks than its metadata say: its label is not at its place')
+  }
+
+  #openDisk(number: string): Promise<OpenPath> {
+    const open = async (): Promise<OpenPath> =>
+      OpenPath.open(await diskNode(number), constants.O_RDONLY | constants.O_DIRECT)
+    const found = this.#disks.get(number) ?? open()
+    this.#disks.set(number, found)
+    return found
+  }
+
+  /** The number of the filesystem's device, with a hyphen. A wrapper that is not there is made. */
+  #hostOf({ host }: ImageMetadata): Promise<string> {
+    const key = JSON.stringify(host)
+    const found = this.#hosts.get(key) ?? this.#makeHost(host)
+    this.#hosts.set(key, found)
+    return found
+  }
+
+  async #makeHost(host: HostName | null): Promise<string> {
+    if (host === null) throw dmloopError('DMLOOP_BAD_METADATA', {}, 'has no filesystem')
+    const number = await findHost(host, this.#finder)
+    if (number !== undefined) {
+      const device = await findDevice(parseDevice(number))
+      if (device) await repairNode(device)
+      return number.replace(':', '-')
+    }
+    if (host.by !== 'WRAPPER') throw dmloopError('DMLOOP_DISK_MISSING')
+    const node = await diskNode(await this.#finder.find(host.disk))
+    const { major, minor } = await wrapDevice(node, { name: host.name })
+    return `${major}-${minor}`
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const disk of this.#disks.values()) await (await disk)[Symbol.asyncDispose]()
+  }
+}
+
+/** The node of a device, which is made where a process was killed before it had one. */
+export async function nodeOf(device: DmDevice): Promise<string> {
+  await repairNode(device)
+  return nodePath(device.name)
+}
+
+/** The file's mark tells what a record would, once its filesystem is mounted; but not what a partition table does. */
+async function addPartitions(
+  device: DmDevice,
+  identity: string,
+  { readOnly, size }: ImageMetadata,
+  { lock, undo }: { lock: FileLock; undo: Undo },
+): Promise<void> {
+  const { name, uuid, major, minor } = device
+  const scope = { offset: 0, readOnly, holes: 'reject', udevScan: true } as const
+  const record = newRecord('', [{ path: '', identity }], scope, {
+    uuid,
+    node: { name, major, minor },
+    length: size,
+    guard: 'immutable',
+    marked: [identity],
+    backend: 'linear',
+    loops: [],
+    fallback: [],
+  })
+  const request = { ...DEFAULT_WAIT, partitions: true, readOnly, udevScan: true }
+  await makePartitions(device, { lock, record, request, undo })
+}

@@ -1,0 +1,102 @@
+// What a caller of an ImageStore may ask for; checked before anything is touched.
+import { invalidValue } from '../kernel/errors.js'
+import { boolean, listener, object, parsePath, signalOf, type Options } from '../plan/arguments.js'
+import type { ProgressListener } from '../plan/progress.js'
+import type { CreateOptions } from '../images/options.js'
+import type { MapOptions } from '../options.js'
+
+export interface StoreOptions {
+  /**
+   * The directory of the metadata. Default: `.dmloop` in the directory of the images. To map images while their
+   * filesystem is not mounted, it must be on another one.
+   */
+  metadata?: string
+}
+
+/** As for createImage, less `overwrite`; and how the image is mapped. */
+export interface StoreCreateOptions extends Omit<CreateOptions, 'overwrite'> {
+  /** The image is only ever mapped read-only. Default false. */
+  readOnly?: boolean
+  /** Mapping the image makes devices for its partitions too. Default false. */
+  partitions?: boolean
+}
+
+/** As for mapFile. */
+export type StoreMapOptions = Pick<
+  MapOptions,
+  'name' | 'udevScan' | 'verify' | 'onProgress' | 'timeout' | 'signal'
+>
+
+export interface ResizeOptions {
+  /** Called with the progress in bytes of what is added. */
+  onProgress?: ProgressListener
+  /** Aborts the call, and then the image is as before. */
+  signal?: AbortSignal
+}
+
+export interface MapAllOptions {
+  /** Called with the bytes of the images that are mapped. */
+  onProgress?: ProgressListener
+  /** Aborts the call: the images that are mapped stay so. */
+  signal?: AbortSignal
+}
+
+/** Names are those of files and of devices: what udev leaves as it is, and no dot at the start. */
+const NAME = /^[A-Za-z0-9#+\-:=@_][A-Za-z0-9#+\-.:=@_]{0,99}$/
+
+export function parseName(value: unknown): string {
+  const name = parsePath(value, 'name')
+  if (NAME.test(name)) return name
+  throw invalidValue(
+    'name',
+    '1 to 100 letters, digits and #+-.:=@_, without a dot at the start',
+    name,
+  )
+}
+
+export function parseStoreOptions(
+  directory: unknown,
+  value: unknown,
+): { directory: string; metadata: string | undefined } {
+  const options = object(value, ['metadata'])
+  return {
+    directory: parsePath(directory, 'directory'),
+    metadata:
+      options.metadata === undefined ? undefined : parsePath(options.metadata, 'options.metadata'),
+  }
+}
+
+export interface StoreCreateRequest {
+  readOnly: boolean
+  partitions: boolean
+  /** What createImage checks. */
+  image: Options
+}
+
+export function parseStoreCreateOptions(value: unknown): StoreCreateRequest {
+  const options = object(value, [
+    ...['size', 'from', 'sha256', 'maxExtents', 'maxFileSize', 'onProgress', 'signal'],
+    ...['readOnly', 'partitions'],
+  ])
+  const { readOnly: _readOnly, partitions: _partitions, ...image } = options
+  return {
+    readOnly: boolean(options, 'readOnly'),
+    partitions: boolean(options, 'partitions'),
+    image,
+  }
+}
+
+const MAP_KEYS = ['name', 'udevScan', 'verify', 'onProgress', 'timeout', 'signal'] as const
+
+/** The rest is checked by mapFile. */
+export const parseStoreMapOptions = (value: unknown): StoreMapOptions => object(value, MAP_KEYS)
+
+interface ProgressRequest {
+  onProgress: ProgressListener | undefined
+  signal: AbortSignal | undefined
+}
+
+export function parseProgressOptions(value: unknown): ProgressRequest {
+  const options = object(value, ['onProgress', 'signal'])
+  return { onProgress: listener(options, 'onProgress'), signal: signalOf(options) }
+}

@@ -1,0 +1,67 @@
+// Removes the files of an image, and the guard that keeps everybody else from it.
+import { unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { dmloopError, isSystemError } from '../kernel/errors.js'
+import { identify } from '../kernel/path.js'
+import { DEFAULT_WAIT } from '../kernel/wait.js'
+import { openLocked } from '../file-lock.js'
+import { releaseKept } from '../guard.js'
+import { BackingFile } from '../plan/backing-file.js'
+import { parseIdentity } from '../plan/names.js'
+import { recoverFiles } from '../recovery.js'
+import type { ImageMetadata } from './metadata.js'
+import { changed } from './stored-table.js'
+
+/**
+ * Rejects with DMLOOP_FILE_UNREACHABLE where the directory of the files is not there, and with DMLOOP_FILE_CHANGED
+ * where another file is in the place of one.
+ */
+export async function assertRemovable(
+  paths: readonly string[],
+  { files }: Pick<ImageMetadata, 'files'>,
+): Promise<void> {
+  for (const [index, path] of paths.entries()) {
+    if (!(await isThere(path))) continue
+    await using file = await BackingFile.open(path, DEFAULT_WAIT)
+    const { handle } = files[index] ?? { handle: '' }
+    // None is recorded of an image that was never complete.
+    if (handle === '' || parseIdentity(file.identity)?.handle === handle) continue
+    throw changed(path, 'is another file than the one that its metadata are for')
+  }
+}
+
+/**
+ * Removes files that are no longer mapped, the last one first, so that what is left is still known by its first.
+ * Rejects with what says that a file is in use.
+ */
+export async function removeFiles(paths: readonly string[]): Promise<void> {
+  for (const path of [...paths].reverse()) {
+    if (await isThere(path)) await removeFile(path)
+  }
+}
+
+async function removeFile(path: string): Promise<void> {
+  const locked = await openLocked([path], DEFAULT_WAIT)
+  await using files = locked.files
+  await using _ = locked.lock
+  await recoverFiles(locked, DEFAULT_WAIT)
+  for (const file of files.list) {
+    await releaseKept(file)
+    await unlink(path)
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await identify(path)
+    return true
+  } catch (error) {
+    if (!isSystemError(error, 'ENOENT')) throw error
+  }
+  const directory = dirname(path)
+  await identify(directory).catch((error: unknown) => {
+    if (!isSystemError(error, 'ENOENT', 'ENOTDIR')) throw error
+    throw dmloopError('DMLOOP_FILE_UNREACHABLE', { file: path })
+  })
+  return false
+}
