@@ -263,6 +263,12 @@ export const POLICY = {
     remedy: 'Get the image again, and compare its checksum.',
     blocks: 'all',
   },
+  DMLOOP_NOT_REPRESENTABLE: {
+    found: 'cannot be written as logical partition metadata',
+    why: 'Android’s format has limits: names of 36 bytes, a size of its tables, groups that may be full.',
+    remedy: 'Use shorter names, and files in fewer extents.',
+    blocks: 'all',
+  },
   DMLOOP_CHECKSUM_MISMATCH: {
     found: 'has another SHA-256 than expected',
     why: 'It is not the content that was asked for.',
