@@ -92,6 +92,7 @@ const GUESTS: Guest[] = [
     options: ['--disk=1', '--memory=2G', `--modules=${['zram', ...VFAT].join(',')}`],
   },
   { test: 'matrix', options: ['--disk=400', `--modules=${MATRIX_MODULES.join(',')}`] },
+  { test: 'lp-metadata', options: ['--disk=100'] },
   { test: 'proof', options: ['--disk=100'] },
   { test: 'overlap', options: ['--disk=100'] },
   { test: 'nested', options: ['--disk=100'] },

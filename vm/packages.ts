@@ -31,6 +31,7 @@ const PROGRAMS: Record<string, string> = {
   cryptsetup: 'cryptsetup-bin',
   fio: 'fio',
   img2simg: 'android-sdk-libsparse-utils',
+  'make-dynpart-mappings': 'make-dynpart-mappings',
   xz: 'xz-utils',
   zstd: 'zstd',
   kpartx: 'kpartx',

@@ -45,7 +45,7 @@ export function decodeLpGeometry(
  * The metadata of a file, or of a slot of a disk: the first copy of it that is whole. `bytes` is the whole file, or
  * the start of the disk, lpAreaSize() of it; what is missing counts as damaged. Throws DMLOOP_BAD_IMAGE, with the
  * position: no copy is whole, or one is, and says what cannot be. A backup does not replace the latter, since it may
- * be older.
+ * be older. Extents that no partition has are left out.
  */
 export function decodeLpMetadata(
   bytes: Uint8Array,

@@ -20,6 +20,7 @@ const STALE = guest('stale', ['ext4'], ['--disk=400'])
 const COMMAND = guest('command', [], ['--udev', '--disk=100'])
 const PROOF = guest('proof', [], ['--disk=100'])
 const PARTITIONS = guest('partitions', [], ['--disk=200'])
+const LP_METADATA = guest('lp-metadata', [], ['--disk=100'])
 
 /** `from` is in the file once, and `to` stands in its place. */
 const STEPS = [
@@ -414,6 +415,27 @@ const STEPS = [
     from: 'for (let index = 1; index < count; index++) await unlinkIfThere(this.#part(index))',
     to: 'await Promise.resolve(count)',
     run: guest('image-kill', ['ext4'], ['--disk=100']),
+  },
+  {
+    step: 'the SHA-256 of the geometry of logical partitions',
+    file: 'store/lp-geometry',
+    from: 'if (!ownChecksum(block.subarray(0, SIZE), CHECKSUM_AT).equals(stored)) {',
+    to: 'if (stored.length === 0) {',
+    run: LP_METADATA,
+  },
+  {
+    step: 'the SHA-256 of their header',
+    file: 'store/lp-header',
+    from: 'if (ownChecksum(header, CHECKSUM_AT).equals(header.subarray(CHECKSUM_AT, TABLES_SIZE_AT))) {',
+    to: 'if (header.length > 0) {',
+    run: LP_METADATA,
+  },
+  {
+    step: 'the SHA-256 of their tables',
+    file: 'store/lp-header',
+    from: 'return sha256(tables).equals(tablesChecksum)',
+    to: 'return tablesChecksum.length > 0',
+    run: LP_METADATA,
   },
 ]
 
