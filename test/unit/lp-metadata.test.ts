@@ -628,6 +628,16 @@ await t.test('what is whole, and cannot be', (t) => {
       extents + 4 * 24 + 12,
       entry('extents', 4, raw.extent(8, 0, 2050, 0)),
     ],
+    [
+      /extent 4 has sector 4095 of block device 0, and so has extent 2/,
+      extents + 4 * 24 + 12,
+      entry('extents', 4, raw.extent(8, 0, 4095, 0)),
+    ],
+    [
+      /partition 0 .* has 17592186054671 sectors, and no disk/,
+      partitions + 44,
+      entry('extents', 1, raw.extent(2 ** 44 - 1, 1, 0, 0)),
+    ],
     // Groups and block devices
     [
       /group 1 .* has partitions of 5251072 bytes, and a maximum of 5251071/,
