@@ -77,7 +77,7 @@ const GUESTS: Guest[] = [
   },
   { test: 'image-kill', args: ['ext4'], options: ['--disk=100'] },
   { test: 'store', args: ['ext4'], options: ['--disk=400', '--memory=2G'] },
-  { test: 'store', args: ['xfs'], options: ['--disk=400', '--memory=2G'] },
+  { test: 'store', args: ['xfs'], options: ['--udev', '--disk=400', '--memory=2G'] },
   {
     test: 'store',
     args: ['f2fs'],
@@ -85,6 +85,7 @@ const GUESTS: Guest[] = [
     on: PINS_ANY_FILE,
   },
   { test: 'store-kill', args: ['ext4'], options: ['--disk=100'] },
+  { test: 'store-crowd', options: ['--disk=200', '--memory=3G'] },
   // One runs qemu itself.
   { test: 'examples', options: ['--disk=200', '--memory=3G', '--modules=dm-verity'], on: [UML] },
   {

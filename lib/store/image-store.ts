@@ -112,8 +112,11 @@ export class ImageStore {
       log('%s is created', name)
       return this.#describe(name, ready)
     } catch (error) {
+      const isForeign = error instanceof DmloopError && error.code === 'DMLOOP_IMAGE_EXISTS'
       const now = (await this.#metadata.read(name)) ?? metadata
-      await this.#remove(name, now).catch((failure: unknown) => {
+      // Somebody has put a file of theirs there meanwhile.
+      const undone = isForeign ? this.#metadata.remove(name) : this.#remove(name, now)
+      await undone.catch((failure: unknown) => {
         if (error instanceof Error) error.cause ??= failure
       })
       throw error

@@ -79,8 +79,8 @@ export class StoredMapper implements AsyncDisposable {
   }
 
   /**
-   * Maps an image that is not mapped, whose filesystem is not mounted. Rejects with DMLOOP_DISK_MISSING, with DMLOOP_FILE_CHANGED where the label
-   * is not at its place, with DMLOOP_NAME_TAKEN, and with the system's error.
+   * Maps an image that is not mapped, whose filesystem is not mounted. Rejects with DMLOOP_DISK_MISSING, with
+   * DMLOOP_FILE_CHANGED where the label is not at its place, with DMLOOP_NAME_TAKEN, and with the system's error.
    */
   async map(name: string, metadata: ImageMetadata): Promise<{ path: string; wasMapped: boolean }> {
     const table = await storedTable(metadata, this.#finder)
