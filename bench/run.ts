@@ -17,6 +17,7 @@ const BENCHES: Record<string, string[]> = {
   io: ['io', 'ram'],
   'io-null_blk': ['io', 'null_blk'],
   create: ['create'],
+  'map-all': ['map-all'],
 }
 /** Needs no root, and runs on this machine. */
 const ON_THIS_MACHINE = ['create']

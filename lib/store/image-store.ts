@@ -63,6 +63,9 @@ export interface MappedImages {
 
 const SUFFIX = '.img'
 
+/** Images that `mapAll` maps at a time: much of what it takes is waiting for threads. */
+const AT_ONCE = 4
+
 export class ImageStore {
   /** The directory of the images. */
   readonly directory: string
@@ -264,15 +267,26 @@ export class ImageStore {
       images.reduce((sum, { metadata }) => sum + metadata.size, 0),
     )
     let bytes = 0
-    for (const { name, metadata } of images) {
-      signal?.throwIfAborted()
-      await noting(name, done, async () => {
-        await using _ = await this.#lock(name)
-        done.mapped.push({ name, path: await this.#mapWith(mapper, name, metadata) })
-      })
-      bytes += metadata.size
-      report(bytes)
+    const waiting = images.values()
+    const work = async (): Promise<void> => {
+      for (const { name, metadata } of waiting) {
+        signal?.throwIfAborted()
+        await noting(name, done, async () => {
+          await using _ = await this.#lock(name)
+          // Another process may have changed the image meanwhile.
+          const now = await this.#metadata.read(name)
+          if (!now || !isMappable(now)) return
+          done.mapped.push({ name, path: await this.#mapWith(mapper, name, now) })
+        })
+        bytes += metadata.size
+        report(bytes)
+      }
     }
+    const workers = Array.from({ length: AT_ONCE }, work)
+    // The mapper is in use until the last one has ended.
+    await Promise.allSettled(workers)
+    await Promise.all(workers)
+    done.mapped.sort((a, b) => (a.name < b.name ? -1 : 1))
     return done
   }
 
@@ -292,7 +306,7 @@ export class ImageStore {
     for (const name of names) {
       await noting(name, done, async () => {
         const metadata = await this.#metadata.read(name)
-        if (metadata && isImage(metadata) && !metadata.disabled) images.push({ name, metadata })
+        if (metadata && isMappable(metadata)) images.push({ name, metadata })
       })
     }
     return images
@@ -372,6 +386,8 @@ export class ImageStore {
 
 /** Whether there is an image, and not what is left of one. */
 const isImage = ({ state }: ImageMetadata): boolean => state === 'ready' || state === 'resizing'
+
+const isMappable = (metadata: ImageMetadata): boolean => isImage(metadata) && !metadata.disabled
 
 const noSuchImage = (name: string, detail?: string): DmloopError =>
   dmloopError('DMLOOP_NO_SUCH_IMAGE', { file: name }, detail)

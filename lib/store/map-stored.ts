@@ -40,10 +40,7 @@ export class StoredMapper implements AsyncDisposable {
   readonly #disks = new Map<string, Promise<OpenPath>>()
   readonly #hosts = new Map<string, Promise<string>>()
   readonly #mapped: Map<string, DmDevice[]>
-  /** The numbers of the devices that have mounted filesystems. */
-  #mounted: Promise<Set<string>> | undefined
-  /** Of the size that direct reads take, and where they may. */
-  readonly #block = native.newWriteBuffer(LABEL_SIZE).bytes
+  readonly #mounted = new Map<string, Promise<boolean>>()
 
   private constructor(mapped: Map<string, DmDevice[]>) {
     this.#mapped = mapped
@@ -70,12 +67,17 @@ export class StoredMapper implements AsyncDisposable {
   }
 
   /** Whether the filesystem with an image's files is mounted, in whatever mount namespace. */
-  async isHostMounted({ host }: ImageMetadata): Promise<boolean> {
+  isHostMounted({ host }: ImageMetadata): Promise<boolean> {
+    const key = JSON.stringify(host)
+    const found = this.#mounted.get(key) ?? this.#isMounted(host)
+    this.#mounted.set(key, found)
+    return found
+  }
+
+  async #isMounted(host: HostName | null): Promise<boolean> {
     const number = host === null ? undefined : await findHost(host, this.#finder)
-    this.#mounted ??= result(native.listMounts()).then(
-      (mounts) => new Set(mounts.map(({ major, minor }) => deviceName(major, minor))),
-    )
-    return number !== undefined && (await this.#mounted).has(number)
+    const mounts = await result(native.listMounts())
+    return mounts.some(({ major, minor }) => deviceName(major, minor) === number)
   }
 
   /**
@@ -91,10 +93,7 @@ export class StoredMapper implements AsyncDisposable {
     await using lock = await FileLock.take([identity], DEFAULT_WAIT)
     const undo = new Undo()
     try {
-      const left = await findDevice({ uuid: uuidOf(identity) })
-      // Because of the lock no process is working on it: a crash has left it half-made.
-      if (left && !hasLiveTable(left)) await removeDevice(left, DEFAULT_WAIT)
-      const device = await createDevice(name, uuidOf(identity), name)
+      const device = await createOnce(name, uuidOf(identity))
       undo.onFailure(() => removeDevice(device, DEFAULT_WAIT))
       await loadTable(device, table, metadata.readOnly)
       const made = await resumeDevice(device, DEFAULT_TIMEOUT, true)
@@ -114,14 +113,11 @@ export class StoredMapper implements AsyncDisposable {
   ): Promise<void> {
     const number = table.devices[label.disk] ?? ''
     const disk = await this.#openDisk(number)
-    const { bytesRead } = await readBlock(
-      disk.fd,
-      this.#block,
-      0,
-      LABEL_SIZE,
-      label.sector * SECTOR,
-    )
-    if (bytesRead === LABEL_SIZE && labelOf(id).equals(this.#block)) return
+    // Where direct reads may write to.
+    const { bytes } = native.newWriteBuffer(LABEL_SIZE)
+    const position = label.sector * SECTOR
+    const { bytesRead } = await readBlock(disk.fd, bytes, 0, LABEL_SIZE, position)
+    if (bytesRead === LABEL_SIZE && labelOf(id).equals(bytes)) return
     throw changed(name, 'has other blocks than its metadata say: its label is not at its place')
   }
 
@@ -157,6 +153,18 @@ export class StoredMapper implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const disk of this.#disks.values()) await (await disk)[Symbol.asyncDispose]()
+  }
+}
+
+/** Creates a device in place of one with its UUID that a crash has left half-made. The image must be locked. */
+async function createOnce(name: string, uuid: string): Promise<DmDevice> {
+  try {
+    return await createDevice(name, uuid, name)
+  } catch (error) {
+    const left = await findDevice({ uuid })
+    if (!left || hasLiveTable(left)) throw error
+    await removeDevice(left, DEFAULT_WAIT)
+    return await createDevice(name, uuid, name)
   }
 }
 
