@@ -98,7 +98,7 @@ const ZSTD_MAGIC = 0xfd2fb528
  * Decompresses the kernel in the package's image, which could do so itself, but on an emulated
  * processor would take nearly as long for it as for all the rest of booting.
  */
-function unpackImage(folder: string, layer: string | undefined): void {
+export function unpackImage(folder: string, layer: string | undefined): void {
   const image = readFileSync(join(folder, 'boot', `vmlinuz-${release(folder)}`))
   // setup_sects, payload_offset and payload_length of the x86 boot protocol.
   const start = (image.readUInt8(0x1f1) + 1) * 512 + image.readUInt32LE(0x248)
