@@ -112,6 +112,10 @@ const MAKE: Record<'initramfs-tools' | 'dracut', string[]> = {
   dracut: ['dracut', '--force', '--no-compress', '--quiet', '/tmp/initrd'],
 }
 
+/** dracut reads what the kernel has, and mounts go with the namespace. */
+const IN_ROOT =
+  'mount -t proc proc "$0/proc"; mount -t sysfs -o ro sysfs "$0/sys"; exec chroot "$0" "$@"'
+
 /** Makes an initramfs with the files of a boot, by the distribution's tool, in a copy of the system. */
 export function makeInitramfs(
   tree: string,
@@ -126,7 +130,7 @@ export function makeInitramfs(
       mkdirSync(dirname(join(copy, path)), { recursive: true })
       writeFileSync(join(copy, path), content, { mode })
     }
-    run(['chroot', copy, ...MAKE[kind], releaseOf(tree)])
+    run(['unshare', '--mount', 'sh', '-ec', IN_ROOT, copy, ...MAKE[kind], releaseOf(tree)])
     copyFileSync(join(copy, 'tmp/initrd'), target)
   } finally {
     rmSync(copy, { recursive: true, force: true })

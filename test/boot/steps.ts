@@ -138,7 +138,13 @@ const STEPS: Record<string, (...args: string[]) => Promise<void>> = {
     mkdirSync('/srv/data', { recursive: true })
     sh(`mount ${wrapper.path} /srv/data`)
     const wrappers = [{ name: 'data', disk: 0 }]
-    const plan = { disks: [disk], wrappers, devices: [await mapImage('/srv/data', 'disk2')] }
+    // By the filesystem's own UUID, which is on the wrapper as well.
+    const value = sh(`blkid -o value -s UUID ${wrapper.path}`).trim()
+    const plan: BootPlan = {
+      disks: [{ ...disk, by: 'UUID', value }],
+      wrappers,
+      devices: [await mapImage('/srv/data', 'disk2')],
+    }
     for (const { path, mode, content } of bootFiles(plan, 'systemd')) {
       mkdirSync(path.replace(/\/[^/]*$/, ''), { recursive: true })
       writeFileSync(path, content, { mode })
