@@ -284,7 +284,7 @@ export const POLICY = {
   DMLOOP_NO_SUCH_IMAGE: {
     found: 'is not an image of the store',
     why: 'Nothing is recorded under its name.',
-    remedy: 'See list() for the images that there are, or create() it.',
+    remedy: 'List the images that the store has, or make it first.',
     blocks: 'all',
   },
   DMLOOP_IMAGE_IN_USE: {
