@@ -14,7 +14,9 @@ export type { Partition } from './partitions.js'
 export { DmloopError, type Problem, type SystemError } from './kernel/errors.js'
 export type { DmloopCode } from './kernel/policy.js'
 export type { CreateOptions, ProvisionOptions } from './images/options.js'
+export type { BootKind } from './store/boot-files.js'
 export type {
+  ExportBootOptions,
   MapAllOptions,
   ResizeOptions,
   StoreCreateOptions,

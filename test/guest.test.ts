@@ -85,6 +85,7 @@ const GUESTS: Guest[] = [
     on: PINS_ANY_FILE,
   },
   { test: 'store-kill', args: ['ext4'], options: ['--disk=100'] },
+  { test: 'store-boot', options: ['--disk=100', '--memory=2G'] },
   { test: 'store-crowd', options: ['--disk=200', '--memory=3G'] },
   // One runs qemu itself.
   { test: 'examples', options: ['--disk=200', '--memory=3G', '--modules=dm-verity'], on: [UML] },

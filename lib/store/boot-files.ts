@@ -1,6 +1,6 @@
 // The files that make devices at boot, for each kind of initramfs, and for systemd. They need sh and dmsetup only.
 import { SECTOR } from '../kernel/segments.js'
-import { placeOfProbe, checkPlan, type BootDevice, type BootPlan } from './boot-plan.js'
+import { checkPlan, type BootDevice, type BootPlan } from './boot-plan.js'
 import { BOOT_FOLDER, BOOT_SCRIPT } from './boot-script.js'
 import { createArgument } from './create-argument.js'
 
@@ -81,7 +81,7 @@ const modeOf = ({ readOnly }: BootDevice): string => (readOnly ? 'readonly' : 'r
 function imageCall(device: BootDevice, index: number): (string | number)[] {
   const { name, filesystem, identity, probe } = device
   const host = 'wrapper' in filesystem ? `wrapper_${filesystem.wrapper}` : `disk_${filesystem.disk}`
-  const { disk, sector } = placeOfProbe(device)
+  const { disk, sector } = probe
   const sectors = probe.bytes.length / SECTOR
   // Direct reads are of whole logical blocks, which may be larger than a sector.
   const [unit, block, count] =

@@ -30,9 +30,11 @@ export interface BootSegment {
   offset: number
 }
 
-/** What one block of an image holds while its table is true. It must be one that nobody writes to. */
+/** What a block of a disk holds while a table is true: one that nobody writes to, such as an image's label. */
 export interface BootProbe {
-  /** Of the image. */
+  /** The index in `disks`. */
+  disk: number
+  /** Of the disk. */
   sector: number
   bytes: Uint8Array
 }
@@ -103,24 +105,17 @@ function checkDevice(device: BootDevice, plan: BootPlan): void {
       if (!isCount(value)) throw invalidValue('partition', 'numbers of sectors', value)
     }
   }
-  placeOfProbe(device)
+  checkProbe(device.probe, plan)
 }
 
 function assertIndex(name: string, index: number, list: readonly unknown[]): void {
   if (list[index] === undefined) throw invalidValue(name, 'an index of the plan', index)
 }
 
-/** Where the probe lies on a disk. Throws where it is not within one segment. */
-export function placeOfProbe({ probe, segments }: BootDevice): { disk: number; sector: number } {
-  const sectors = probe.bytes.length / SECTOR
-  if (!Number.isInteger(sectors) || sectors === 0) {
-    throw invalidValue('probe.bytes', 'whole sectors', probe.bytes.length)
+function checkProbe({ disk, sector, bytes }: BootProbe, plan: BootPlan): void {
+  assertIndex('probe.disk', disk, plan.disks)
+  if (!isCount(sector)) throw invalidValue('probe.sector', 'a sector', sector)
+  if (bytes.length === 0 || bytes.length % SECTOR !== 0) {
+    throw invalidValue('probe.bytes', 'whole sectors', bytes.length)
   }
-  let start = 0
-  for (const { length, disk, offset } of segments) {
-    const skipped = probe.sector - start
-    if (skipped >= 0 && skipped + sectors <= length) return { disk, sector: offset + skipped }
-    start += length
-  }
-  throw invalidValue('probe.sector', 'a block within one segment', probe.sector)
 }

@@ -14,7 +14,11 @@ import type { MappedDevice, Verification } from '../mapped-device.js'
 import { openMapping } from '../open-mapping.js'
 import type { UnmapOptions } from '../options.js'
 import { BackingFile } from '../plan/backing-file.js'
+import type { Partition } from '../partitions.js'
 import { limitedProgress } from '../plan/progress.js'
+import type { BootKind } from './boot-files.js'
+import { DiskFinder } from './disk-name.js'
+import { bootPlan, writeBootFiles, type BootImage } from './export-boot.js'
 import { growImage, undoGrowth } from './grow-image.js'
 import { ImageLock } from './image-lock.js'
 import { keepFiles } from './kept-files.js'
@@ -22,11 +26,13 @@ import { LABEL_SIZE, writeLabel } from './label.js'
 import { nodeOf, StoredMapper } from './map-stored.js'
 import { MetadataFolder, newMetadata, type ImageMetadata } from './metadata.js'
 import {
+  parseExportBootOptions,
   parseName,
   parseProgressOptions,
   parseStoreCreateOptions,
   parseStoreMapOptions,
   parseStoreOptions,
+  type ExportBootOptions,
   type MapAllOptions,
   type ResizeOptions,
   type StoreCreateOptions,
@@ -296,6 +302,32 @@ export class ImageStore {
     if (device) return await nodeOf(device)
     if (await mapper.isHostMounted(metadata)) return (await this.#mapFiles(name, {})).path
     return (await mapper.map(name, metadata)).path
+  }
+
+  /**
+   * Writes the files that have these images mapped at boot, by sh and dmsetup alone, before their filesystem is
+   * mounted: all that are not disabled, with the wrapper of their filesystem and with their partitions. Returns the
+   * paths of the files. Afterwards the initramfs is to be made again, and again after a resize, a create or a delete.
+   */
+  async exportBoot(kind: BootKind, options?: ExportBootOptions): Promise<string[]> {
+    const request = parseExportBootOptions(kind, options)
+    const images: BootImage[] = []
+    for (const name of await this.#names()) {
+      const metadata = await this.#metadata.read(name)
+      if (!metadata || !isMappable(metadata)) continue
+      images.push({ name, metadata, partitions: await this.#partitionsOf(name, metadata) })
+    }
+    const plan = await bootPlan(images, new DiskFinder(DEFAULT_WAIT))
+    return await writeBootFiles(plan, request.kind, request.root)
+  }
+
+  /** The partitions of an image that is to have devices for them; it is mapped for a moment where it is not. */
+  async #partitionsOf(name: string, metadata: ImageMetadata): Promise<readonly Partition[]> {
+    if (!metadata.partitions) return []
+    const path = await this.#deviceOf(metadata)
+    if (path !== undefined) return (await openMapping(path)).partitions
+    await using device = await this.map(name)
+    return device.partitions
   }
 
   async #toMap(

@@ -4,6 +4,7 @@ import { boolean, listener, object, parsePath, signalOf, type Options } from '..
 import type { ProgressListener } from '../plan/progress.js'
 import type { CreateOptions } from '../images/options.js'
 import type { MapOptions } from '../options.js'
+import { BOOT_KINDS, type BootKind } from './boot-files.js'
 
 export interface StoreOptions {
   /**
@@ -39,6 +40,11 @@ export interface MapAllOptions {
   onProgress?: ProgressListener
   /** Aborts the call: the images that are mapped stay so. */
   signal?: AbortSignal
+}
+
+export interface ExportBootOptions {
+  /** The directory that stands for `/`, to write the files for another machine. Default `/`. */
+  root?: string
 }
 
 /** Names are those of files and of devices: what udev leaves as it is, and no dot at the start. */
@@ -90,6 +96,17 @@ const MAP_KEYS = ['name', 'udevScan', 'verify', 'onProgress', 'timeout', 'signal
 
 /** The rest is checked by mapFile. */
 export const parseStoreMapOptions = (value: unknown): StoreMapOptions => object(value, MAP_KEYS)
+
+export function parseExportBootOptions(
+  kind: unknown,
+  value: unknown,
+): { kind: BootKind; root: string } {
+  const found = BOOT_KINDS.find((each) => each === kind)
+  if (!found) throw invalidValue('kind', `one of ${BOOT_KINDS.join(', ')}`, kind)
+  const options = object(value, ['root'])
+  const root = options.root === undefined ? '/' : parsePath(options.root, 'options.root')
+  return { kind: found, root }
+}
 
 interface ProgressRequest {
   onProgress: ProgressListener | undefined

@@ -41,7 +41,7 @@ async function describe(device: MappedDevice, file: string, probeAt: number): Pr
     identity: device.uuid.replace(/^DMLOOP-\d+-\d+-/, ''),
     readOnly: device.readOnly,
     segments,
-    probe: { sector: probeAt / 512, bytes: new Uint8Array(bytes) },
+    probe: { ...placeOf(segments, probeAt / 512), bytes: new Uint8Array(bytes) },
     partitions: device.partitions.map(({ number, path, start, size }) => ({
       number,
       name: path.replace('/dev/mapper/', ''),
@@ -49,6 +49,16 @@ async function describe(device: MappedDevice, file: string, probeAt: number): Pr
       length: size / 512,
     })),
   }
+}
+
+/** Where a sector of an image is on the disk. */
+function placeOf(segments: Device['segments'], sector: number): { disk: number; sector: number } {
+  let start = 0
+  for (const { length, disk, offset } of segments) {
+    if (sector < start + length) return { disk, sector: offset + sector - start }
+    start += length
+  }
+  throw new Error(`the image has no sector ${sector}`)
 }
 
 /** Makes an image with two partitions in a folder, maps it, and writes to the first partition. */

@@ -8,7 +8,11 @@ import { generalHelp, verbHelp } from '#lib/cli/help.js'
 import { VERBS } from '#lib/cli/verbs.js'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
 import { parseCreateOptions, parseProvisionOptions } from '#lib/images/options.js'
-import { parseStoreCreateOptions, parseStoreOptions } from '#lib/store/options.js'
+import {
+  parseExportBootOptions,
+  parseStoreCreateOptions,
+  parseStoreOptions,
+} from '#lib/store/options.js'
 import { POLICY } from '#lib/kernel/policy.js'
 import { COMMAND, projectPath, TABLES, withHelp, withPolicyTables } from '../tools/docs.js'
 
@@ -85,10 +89,11 @@ await t.test('docs/api.md has every function, class and option', (t) => {
     parseProvisionOptions('file', undefined),
     parseStoreOptions('directory', undefined),
     parseStoreCreateOptions({ size: 512 }),
+    parseExportBootOptions('systemd', undefined),
   ]
   const options = new Set(requests.flatMap((request) => Object.keys(request)))
   // The first arguments.
-  for (const name of ['file', 'files', 'directory', 'image']) options.delete(name)
+  for (const name of ['file', 'files', 'directory', 'image', 'kind']) options.delete(name)
   t.strictSame([...new Set(documented)].sort(), [...options].sort())
   t.end()
 })

@@ -34,7 +34,7 @@ const PLAN: BootPlan = {
         { length: 8, disk: 0, offset: 64 },
         { length: 16, disk: 0, offset: 128 },
       ],
-      probe: { sector: 8, bytes: BLOCK },
+      probe: { disk: 0, sector: 128, bytes: BLOCK },
       partitions: [{ number: 1, name: 'disk1p1', start: 8, length: 8 }],
     },
   ],
@@ -63,7 +63,8 @@ await t.test('the plan and the tables', (t) => {
     ].join('\n'),
   )
   t.equal(fileNamed(PLAN, '/etc/dmloop/boot/0.table'), '0 8 linear 0 64\n8 16 linear 0 128\n')
-  const unaligned = withDevice({ segments: [{ length: 24, disk: 0, offset: 63 }], readOnly: true })
+  const probe = { disk: 0, sector: 71, bytes: BLOCK }
+  const unaligned = withDevice({ probe, readOnly: true })
   t.match(fileNamed(unaligned, '/etc/dmloop/boot/plan'), `${HANDLE} readonly 0 512 71 8\n`)
   t.end()
 })
@@ -81,9 +82,10 @@ await t.test('plans that contradict themselves, or a shell could misread', (t) =
     withDevice({ filesystem: { disk: 2 } }),
     withDevice({ segments: [{ length: 0, disk: 0, offset: 0 }] }),
     withDevice({ segments: [{ length: 24, disk: 0, offset: 0.5 }] }),
-    withDevice({ probe: { sector: 4, bytes: BLOCK } }),
-    withDevice({ probe: { sector: 24, bytes: BLOCK } }),
-    withDevice({ probe: { sector: 0, bytes: new Uint8Array(100) } }),
+    withDevice({ probe: { disk: 2, sector: 0, bytes: BLOCK } }),
+    withDevice({ probe: { disk: 0, sector: 0.5, bytes: BLOCK } }),
+    withDevice({ probe: { disk: 0, sector: 0, bytes: new Uint8Array(100) } }),
+    withDevice({ probe: { disk: 0, sector: 0, bytes: new Uint8Array() } }),
     withDevice({ partitions: [{ number: 1, name: 'x;y', start: 0, length: 1 }] }),
   ]
   for (const [index, plan] of bad.entries()) {
