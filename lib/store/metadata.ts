@@ -1,6 +1,5 @@
 // The metadata of an image: how to map it, for a time when its filesystem is not mounted.
-import { mkdir, readdir, rename, unlink } from 'node:fs/promises'
-import { open } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import {
   isArrayOf,
