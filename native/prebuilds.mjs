@@ -1,15 +1,7 @@
 // npm run prebuilds [-- TARGET ...]: the addon for machines without a compiler, into prebuilds/, where
 // lib/kernel/load-addon.ts looks for it. It is cross-compiled on Debian 12 (x64) with Debian's own compilers,
 // and held against what the oldest systems that Node 20 runs on have.
-import {
-  cpSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-} from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -76,7 +68,9 @@ function build(target, work) {
   for (const part of ['package.json', 'binding.gyp', 'native']) {
     cpSync(join(root, part), join(copy, part), { recursive: true })
   }
-  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'))
+  // Not a link: make takes no path with a space, and the checkout may have one.
+  const addonApi = join('node_modules', 'node-addon-api')
+  cpSync(join(root, addonApi), join(copy, addonApi), { recursive: true })
   const headers = dirname(dirname(process.execPath))
   run(
     'node-gyp',
