@@ -1,5 +1,5 @@
 // node store-kill.js FILESYSTEM [all]: SIGKILL between any two system calls of an ImageStore that change something, every
-// twelfth of them, or all. There is the image from before or the new one, whole; the next call finishes, and a reboot maps
+// sixteenth of them, or all. There is the image from before or the new one, whole; the next call finishes, and a reboot maps
 // what was complete.
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
@@ -12,7 +12,7 @@ const MIB = 1 << 20
 const SIZE = 2 * MIB
 const HOST = '/tmp/host'
 const METADATA = '/tmp/metadata'
-const step = all === 'all' ? 1 : 12
+const step = all === 'all' ? 1 : 16
 
 sh(`mkfs.${filesystem} -q /dev/ram0`)
 mkdirSync(HOST)
