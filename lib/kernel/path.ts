@@ -1,5 +1,6 @@
 // Paths. Node's own functions would occupy a thread of libuv's pool for as long as a path hangs.
-import { open } from 'node:fs/promises'
+import { open, rename } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { native, result, type PathFacts } from './native.js'
 
 /** What is at a path, without asking the server of a network filesystem (AT_STATX_DONT_SYNC). */
@@ -33,4 +34,22 @@ export async function syncFolder(path: string): Promise<void> {
   } finally {
     await folder.close()
   }
+}
+
+/** Writes a file in one step: after a crash there is the old or the new one. One process at a time may do it. */
+export async function replaceFile(
+  path: string,
+  content: string | Uint8Array,
+  mode: number,
+): Promise<void> {
+  const temporary = `${path}.new`
+  const file = await open(temporary, 'w', mode)
+  try {
+    await file.writeFile(content)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await rename(temporary, path)
+  await syncFolder(dirname(path))
 }

@@ -24,8 +24,8 @@ say() {
   if [ -w /dev/kmsg ]; then echo "<$1>dmloop: $2" >/dev/kmsg; else echo "dmloop: $2" >&2; fi
 }
 
-# Whether a device is one of ours: what blkid finds on it is on the disk beneath as well.
-is_ours() {
+# Whether a device is one of dmloop's: what blkid finds on it is on the underlying disk as well.
+is_own() {
   uuid=
   if [ -r "/sys/class/block/$1/dm/uuid" ]; then read -r uuid <"/sys/class/block/$1/dm/uuid"; fi
   case $uuid in DMLOOP* | part*-DMLOOP*) return 0 ;; esac
@@ -37,7 +37,7 @@ is_disk() {
   name=$(readlink -f "$1") || return 1
   name=\${name##*/}
   [ -r "/sys/class/block/$name/size" ] || return 1
-  is_ours "$name" && return 1
+  is_own "$name" && return 1
   read -r size <"/sys/class/block/$name/size"
   [ "$size" -ge "$2" ] && return 0
   small="$name has $size sectors and should have $2"

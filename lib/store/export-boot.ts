@@ -1,7 +1,8 @@
 // What a boot needs to map the images of a store, from their metadata.
-import { mkdir, readdir, readFile, rename, unlink, writeFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { mkdir, readdir, readFile, unlink } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import { invalidValue, isSystemError } from '../kernel/errors.js'
+import { replaceFile } from '../kernel/path.js'
 import { SECTOR } from '../kernel/segments.js'
 import type { Partition } from '../partitions.js'
 import { bootFiles, type BootFile, type BootKind, type BootPlan } from './boot-files.js'
@@ -80,7 +81,7 @@ function describe({ name, metadata, partitions }: BootImage, names: Names): Boot
     probe: { disk: numbers[label.disk] ?? 0, sector: label.sector, bytes: labelOf(id) },
     partitions: partitions.map(({ number, path, start, size }) => ({
       number,
-      name: path.slice(path.lastIndexOf('/') + 1),
+      name: basename(path),
       start: start / SECTOR,
       length: size / SECTOR,
     })),
@@ -111,9 +112,7 @@ export async function writeBootFiles(
 async function writeBootFile({ path, mode, content }: BootFile, root: string): Promise<void> {
   const target = join(root, path)
   await mkdir(dirname(target), { recursive: true })
-  const temporary = `${target}.new`
-  await writeFile(temporary, content, { mode, flush: true })
-  await rename(temporary, target)
+  await replaceFile(target, content, mode)
 }
 
 /** The tables and blocks in a folder. */

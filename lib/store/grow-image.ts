@@ -96,7 +96,7 @@ async function whileUnguarded(
   }
   try {
     await using file = await BackingFile.open(path, DEFAULT_WAIT, { writable: true })
-    assertSameFiles([file], { ...metadata, files: metadata.files.slice(-1) })
+    assertSameFiles([file], { files: metadata.files.slice(-1) })
     await whileExclusive(file, (assertExclusive) => step({ file, end, assertExclusive }))
   } catch (error) {
     await finish().catch((failure: unknown) => {

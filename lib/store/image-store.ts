@@ -1,6 +1,6 @@
 // Images by name: a directory with their files, and one with what is needed to map them before it can be reached.
 import { randomUUID } from 'node:crypto'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import debug from 'debug'
 import { withDeadline } from '../kernel/deadline.js'
 import { alreadyMapped } from '../kernel/device-mapper.js'
@@ -231,7 +231,7 @@ export class ImageStore {
 
   /**
    * Makes an image larger, in place, mapped or not: what is added reads as zeros. Meanwhile nobody else can have
-   * its file open. `size` is in bytes, a multiple of the disk's logical block size. Rejects with a RangeError for
+   * its file open. `size` is in bytes, and more than the image has by a multiple of 4096. Rejects with a RangeError for
    * less than it has, and with DMLOOP_NO_SPACE; then the image is as before.
    */
   async resize(name: string, size: number, options?: ResizeOptions): Promise<void> {
@@ -425,7 +425,7 @@ const noSuchImage = (name: string, detail?: string): DmloopError =>
   dmloopError('DMLOOP_NO_SUCH_IMAGE', { file: name }, detail)
 
 const fileNames = (paths: readonly string[]): ImageMetadata['files'] =>
-  paths.map((path) => ({ name: path.slice(path.lastIndexOf('/') + 1), handle: '' }))
+  paths.map((path) => ({ name: basename(path), handle: '' }))
 
 /** Writes the label behind the last byte of an image. */
 async function appendLabel(paths: readonly string[], id: string): Promise<void> {

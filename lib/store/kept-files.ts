@@ -1,6 +1,7 @@
 // The files of an image, whose guard stays while the image is not mapped: its metadata are used when nobody can look.
+import { basename } from 'node:path'
 import debug from 'debug'
-import { dmloopError, isSystemError } from '../kernel/errors.js'
+import { DmloopError, dmloopError, isSystemError, problem, type Problem } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
 import { SegmentTable } from '../kernel/segments.js'
 import type { WaitLimit } from '../kernel/wait.js'
@@ -25,12 +26,24 @@ export function handleOf({ identity, path }: BackingFile): string {
   throw dmloopError('DMLOOP_UNGUARDABLE', { file: path }, detail)
 }
 
+/** Files that are not those that the metadata are for. */
+export const otherFiles = (
+  files: readonly BackingFile[],
+  { files: recorded }: Pick<ImageMetadata, 'files'>,
+): Problem[] =>
+  files.flatMap(({ identity, path }, index) => {
+    if (parseIdentity(identity)?.handle === recorded[index]?.handle) return []
+    const detail = 'is another file than the one that its metadata are for'
+    return [problem('DMLOOP_FILE_CHANGED', { file: path }, detail)]
+  })
+
 /** Throws DMLOOP_FILE_CHANGED where a file is not the one that the metadata are for. */
-export function assertSameFiles(files: readonly BackingFile[], metadata: ImageMetadata): void {
-  for (const [index, file] of files.entries()) {
-    if (parseIdentity(file.identity)?.handle === metadata.files[index]?.handle) continue
-    throw changed(file.path, 'is another file than the one that its metadata are for')
-  }
+export function assertSameFiles(
+  files: readonly BackingFile[],
+  metadata: Pick<ImageMetadata, 'files'>,
+): void {
+  const [other] = otherFiles(files, metadata)
+  if (other) throw new DmloopError(other)
 }
 
 /** What metadata say of the blocks of an image. */
@@ -94,7 +107,7 @@ export async function readBlocks(
   return {
     size,
     files: files.map((file) => ({
-      name: file.path.slice(file.path.lastIndexOf('/') + 1),
+      name: basename(file.path),
       handle: handleOf(file),
     })),
     host: await nameHost(files[0]?.device ?? '', limit),

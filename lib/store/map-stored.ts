@@ -1,6 +1,5 @@
 // Maps images from their metadata alone, before the filesystem with their files is mounted.
-import { constants, read } from 'node:fs'
-import { promisify } from 'node:util'
+import { constants } from 'node:fs'
 import debug from 'debug'
 import {
   createDevice,
@@ -26,13 +25,11 @@ import { newRecord } from '../record.js'
 import { Undo } from '../undo.js'
 import { wrapDevice } from '../wrap-device.js'
 import { diskNode, DiskFinder } from './disk-name.js'
-import { LABEL_SIZE, labelOf } from './label.js'
+import { hasLabel } from './label.js'
 import type { HostName, ImageMetadata } from './metadata.js'
 import { changed, findHost, mappingsByHandle, storedTable } from './stored-table.js'
 
 const log = debug('dmloop:map-stored')
-
-const readBlock = promisify(read)
 
 /** What is read once for many images. */
 export class StoredMapper implements AsyncDisposable {
@@ -113,11 +110,7 @@ export class StoredMapper implements AsyncDisposable {
   ): Promise<void> {
     const number = table.devices[label.disk] ?? ''
     const disk = await this.#openDisk(number)
-    // Where direct reads may write to.
-    const { bytes } = native.newWriteBuffer(LABEL_SIZE)
-    const position = label.sector * SECTOR
-    const { bytesRead } = await readBlock(disk.fd, bytes, 0, LABEL_SIZE, position)
-    if (bytesRead === LABEL_SIZE && labelOf(id).equals(bytes)) return
+    if (await hasLabel(disk.fd, id, label.sector * SECTOR)) return
     throw changed(name, 'has other blocks than its metadata say: its label is not at its place')
   }
 

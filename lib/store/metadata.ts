@@ -1,5 +1,5 @@
 // The metadata of an image: how to map it, for a time when its filesystem is not mounted.
-import { mkdir, open, readdir, rename, unlink } from 'node:fs/promises'
+import { mkdir, readdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import {
   isArrayOf,
@@ -12,7 +12,7 @@ import {
 } from '../checks.js'
 import { dmloopError, isSystemError } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
-import { syncFolder } from '../kernel/path.js'
+import { replaceFile, syncFolder } from '../kernel/path.js'
 import type { DiskName } from './disk-name.js'
 
 /** Metadata of another version are refused, and left alone. */
@@ -139,16 +139,7 @@ export class MetadataFolder {
 
   /** Writes the metadata of an image: after a crash there are the old or the new. The image must be locked. */
   async write(name: string, metadata: ImageMetadata): Promise<void> {
-    const temporary = join(this.path, `.${name}.new`)
-    const file = await open(temporary, 'w', 0o600)
-    try {
-      await file.writeFile(`${JSON.stringify(metadata)}\n`)
-      await file.sync()
-    } finally {
-      await file.close()
-    }
-    await rename(temporary, this.#pathOf(name))
-    await syncFolder(this.path)
+    await replaceFile(this.#pathOf(name), `${JSON.stringify(metadata)}\n`, 0o600)
   }
 
   async remove(name: string): Promise<void> {

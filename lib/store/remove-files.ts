@@ -9,11 +9,10 @@ import { DEFAULT_WAIT } from '../kernel/wait.js'
 import { openLocked } from '../file-lock.js'
 import { releaseKept } from '../guard.js'
 import { BackingFile } from '../plan/backing-file.js'
-import { parseIdentity } from '../plan/names.js'
 import { recoverFiles } from '../recovery.js'
+import { assertSameFiles } from './kept-files.js'
 import { LABEL_SIZE } from './label.js'
 import type { ImageMetadata } from './metadata.js'
-import { changed } from './stored-table.js'
 
 /**
  * Rejects with DMLOOP_FILE_UNREACHABLE where the directory of the files is not there, and with DMLOOP_FILE_CHANGED
@@ -26,10 +25,9 @@ export async function assertRemovable(
   for (const [index, path] of paths.entries()) {
     if (!(await isThere(path))) continue
     await using file = await BackingFile.open(path, DEFAULT_WAIT)
-    const { handle } = files[index] ?? { handle: '' }
-    // None is recorded of an image that was never complete.
-    if (handle === '' || parseIdentity(file.identity)?.handle === handle) continue
-    throw changed(path, 'is another file than the one that its metadata are for')
+    const recorded = files[index]
+    // No handle is recorded of an image that was never complete.
+    if (recorded && recorded.handle !== '') assertSameFiles([file], { files: [recorded] })
   }
 }
 

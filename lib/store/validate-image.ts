@@ -1,21 +1,15 @@
 // Compares what is recorded of an image with its files.
-import { constants } from 'node:fs'
 import { DmloopError, isSystemError, problem, type Problem } from '../kernel/errors.js'
-import { OpenPath } from '../kernel/path.js'
 import { DEFAULT_WAIT } from '../kernel/wait.js'
-import { promisify } from 'node:util'
-import { read } from 'node:fs'
 import { judgeGuard } from '../guard.js'
 import type { Verification } from '../mapped-device.js'
 import { BackingFiles } from '../plan/backing-file.js'
 import { buildPlan } from '../plan/build-plan.js'
-import { parseIdentity } from '../plan/names.js'
 import { DiskFinder } from './disk-name.js'
-import { LABEL_SIZE, labelOf } from './label.js'
+import { otherFiles } from './kept-files.js'
+import { hasLabel, LABEL_SIZE } from './label.js'
 import type { ImageMetadata } from './metadata.js'
 import { deviationsOf, storedTable } from './stored-table.js'
-
-const readBytes = promisify(read)
 
 /** All deviations, as problems; the guard's too. */
 export async function validateImage(
@@ -57,11 +51,7 @@ async function findDeviations(
 
 async function compare(files: BackingFiles, metadata: ImageMetadata): Promise<Problem[]> {
   const { size } = metadata
-  const problems = files.list.flatMap((file, index) => {
-    if (parseIdentity(file.identity)?.handle === metadata.files[index]?.handle) return []
-    const detail = 'is another file than the one that its metadata are for'
-    return [problem('DMLOOP_FILE_CHANGED', { file: file.path }, detail)]
-  })
+  const problems = otherFiles(files.list, metadata)
   const bytes = files.list.reduce((sum, file) => sum + file.size, 0)
   const last = files.list.at(-1)
   if (bytes !== size + LABEL_SIZE) {
@@ -77,15 +67,8 @@ async function compare(files: BackingFiles, metadata: ImageMetadata): Promise<Pr
   for (const deviation of deviationsOf(recorded, plan.segments)) {
     problems.push(problem('DMLOOP_FILE_CHANGED', { file, ...deviation }, 'has moved'))
   }
-  if (last && !(await hasLabel(last.path, last.size, metadata.id))) {
+  if (last && !(await hasLabel(last.fd, metadata.id, last.size - LABEL_SIZE))) {
     problems.push(problem('DMLOOP_FILE_CHANGED', { file: last.path }, 'has another label'))
   }
   return problems
-}
-
-async function hasLabel(path: string, size: number, id: string): Promise<boolean> {
-  const label = Buffer.alloc(LABEL_SIZE)
-  await using file = await OpenPath.open(path, constants.O_RDONLY)
-  await readBytes(file.fd, label, 0, LABEL_SIZE, size - LABEL_SIZE)
-  return label.equals(labelOf(id))
 }

@@ -10,28 +10,18 @@ import {
   writeSync,
 } from 'node:fs'
 import t from 'tap'
-import { ImageStore, openMapping, wrapDevice } from 'dmloop'
+import { ImageStore, openMapping } from 'dmloop'
 import { deviceNames, randomFile, sh, sha256 } from './lab.js'
+import { HOST, METADATA, mount, reboot } from './store-host.js'
 
 const MIB = 1 << 20
 const SIZE = 4 * MIB
-const HOST = '/tmp/host'
-const METADATA = '/tmp/metadata'
 const SCRIPT = '/tmp/root/etc/dmloop/boot/map'
 const OK = { ok: true, problems: [] }
 
 sh('mkfs.ext4 -q /dev/ram0')
 mkdirSync(HOST)
-await wrapDevice('/dev/ram0', { name: 'host' })
-const mount = (): string => sh(`mount /dev/mapper/host ${HOST}; mkdir -p ${HOST}/images`)
-mount()
-
-/** What a reboot leaves: the disks. */
-function reboot(): void {
-  sh(`umount ${HOST} || true; for device in $(dmsetup ls | grep -v '^No' | cut -f1 | sort -r); do
-    dmsetup remove --retry $device; done
-    rm -rf /run/dmloop; echo 3 >/proc/sys/vm/drop_caches`)
-}
+await mount()
 
 const store = await ImageStore.open(`${HOST}/images`, { metadata: METADATA })
 const source = '/tmp/source'
@@ -67,7 +57,7 @@ await t.test('by the script', async (t) => {
   t.equal(tablesNow(), tables, 'a second run changes nothing')
   t.strictSame((await store.mapAll()).problems, [])
 
-  mount()
+  await mount()
   for (const name of ['a', 'parts', 'disk']) t.strictSame(await store.validate(name), OK, name)
   const device = await openMapping('a')
   t.strictSame(device.files, [`${HOST}/images/a.img`])
@@ -96,7 +86,7 @@ await t.test('images that were replaced, deleted and resized since', async (t) =
   sh(SCRIPT)
   t.strictSame(deviceNames(), ['disk', 'disk1', 'disk2', 'host', 'parts'])
   t.equal(Number(sh('blockdev --getsize64 /dev/mapper/parts')), SIZE + MIB)
-  mount()
+  await mount()
 })
 
 await t.test('fewer images', async (t) => {

@@ -3,15 +3,14 @@
 // what was complete.
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { ImageStore, wrapDevice, type DmloopError } from 'dmloop'
+import { ImageStore, type DmloopError } from 'dmloop'
 import { killAt } from './kill-at.js'
-import { deviceNames, randomFile, sh } from './lab.js'
+import { randomFile, sh } from './lab.js'
+import { HOST, METADATA, mount, reboot } from './store-host.js'
 
 const [filesystem = 'ext4', all] = process.argv.slice(2)
 const MIB = 1 << 20
 const SIZE = 2 * MIB
-const HOST = '/tmp/host'
-const METADATA = '/tmp/metadata'
 const step = all === 'all' ? 1 : 16
 
 sh(`mkfs.${filesystem} -q /dev/ram0`)
@@ -19,17 +18,6 @@ mkdirSync(HOST)
 const source = '/tmp/source'
 randomFile(source, SIZE)
 const CONTENT = readFileSync(source)
-
-async function mount(): Promise<void> {
-  if (!deviceNames().includes('host')) await wrapDevice('/dev/ram0', { name: 'host' })
-  sh(`mount /dev/mapper/host ${HOST}; mkdir -p ${HOST}/images`)
-}
-
-function reboot(): void {
-  sh(`umount ${HOST}; for device in $(dmsetup ls | grep -v '^No' | cut -f1 | sort -r); do
-    dmsetup remove --retry $device; done
-    rm -rf /run/dmloop; echo 3 >/proc/sys/vm/drop_caches`)
-}
 
 await mount()
 const store = await ImageStore.open(`${HOST}/images`, { metadata: METADATA })

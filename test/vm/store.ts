@@ -17,31 +17,17 @@ import {
   mapFile,
   openMapping,
   releaseFile,
-  wrapDevice,
   type Progress,
 } from 'dmloop'
 import { deviceNames, leftFiles, randomFile, sh, sha256 } from './lab.js'
+import { HOST, METADATA, mount, reboot } from './store-host.js'
 
 const [filesystem = 'ext4'] = process.argv.slice(2)
 const MIB = 1 << 20
 const SIZE = 8 * MIB
-const HOST = '/tmp/host'
-const METADATA = '/tmp/metadata'
 const OK = { ok: true, problems: [] }
 
 sh(`mkdir -p ${HOST}; mkfs.${filesystem} -q /dev/ram0 || mkfs.${filesystem} /dev/ram0`)
-
-async function mount(): Promise<void> {
-  if (!deviceNames().includes('host')) await wrapDevice('/dev/ram0', { name: 'host' })
-  sh(`mount /dev/mapper/host ${HOST}; mkdir -p ${HOST}/images`)
-}
-
-/** What a reboot leaves: the disks. */
-function reboot(): void {
-  sh(`umount ${HOST}; for device in $(dmsetup ls | grep -v '^No' | cut -f1 | sort -r); do
-    dmsetup remove --retry $device; done
-    rm -rf /run/dmloop; echo 3 >/proc/sys/vm/drop_caches`)
-}
 
 const open = (): Promise<ImageStore> => ImageStore.open(`${HOST}/images`, { metadata: METADATA })
 
