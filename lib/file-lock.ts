@@ -6,7 +6,7 @@ import type { Inode } from './kernel/file-uses.js'
 import { native, result } from './kernel/native.js'
 import { identify } from './kernel/path.js'
 import type { DmloopCode } from './kernel/policy.js'
-import { NO_WAIT, poll, type WaitLimit } from './kernel/wait.js'
+import { DEFAULT_WAIT, NO_WAIT, poll, type WaitLimit } from './kernel/wait.js'
 import { BackingFiles, lockedError } from './plan/backing-file.js'
 import { DIRECTORY, parseRecord, recordPath, type MappingRecord } from './record.js'
 
@@ -85,6 +85,10 @@ export class FileLock implements AsyncDisposable {
     await Promise.all(released)
   }
 }
+
+/** One process at a time wraps a device ("8:3"), changes the table of its wrapper, or removes that. */
+export const lockWrapped = (device: string): Promise<FileLock> =>
+  FileLock.take([`wrap-${device.replace(':', '-')}`], DEFAULT_WAIT)
 
 /** Opened files, and the lock on them. */
 export interface LockedFiles {

@@ -16,6 +16,7 @@ import { SECTOR, type SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
+import { areFenced, raiseFences, settleFences, whileReadable } from './fence.js'
 import { FileDevice, type CurrentMapping } from './file-device.js'
 import type { FileLock } from './file-lock.js'
 import { judgeGuard, readMark } from './guard.js'
@@ -82,6 +83,10 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     const problems = [...built.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
     problems.push(...(await judgePartitions(device, record)))
+    if (record.fence === true && !(await areFenced(built))) {
+      const detail = 'is no longer fenced off: somebody has changed the table of the wrapper'
+      problems.push(problem('DMLOOP_UNFENCED', { file: files.list[0]?.path }, detail))
+    }
     if (built.plan.problems.length === 0) {
       const sector = await built.plan.segments.firstDifference(table)
       if (sector !== undefined) {
@@ -89,7 +94,9 @@ export class LinearDevice extends FileDevice<LinearMapping> {
       }
     }
     if (problems.length === 0 && mode !== 'none') {
-      const found = await compareContent(built.parts, nodePath(device.name), { mode, ...request })
+      const found = await whileReadable(built, () =>
+        compareContent(built.parts, nodePath(device.name), { mode, ...request }),
+      )
       if (found) problems.push(found)
     }
     return problems
@@ -124,9 +131,11 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     }
     try {
       await loadProven(device, built)
+      if (record.fence === true) await raiseFences(built)
       this.#device = await resumeDevice(device, DEFAULT_TIMEOUT, record.udevScan)
     } catch (error) {
       await clearTable(device).catch((failure: unknown) => log('clearing: %o', failure))
+      await settleFences(files.devices, []).catch((failure: unknown) => log('%o', failure))
       throw error
     }
     return plan.size

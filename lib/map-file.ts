@@ -13,6 +13,7 @@ import { assertPartitionReader } from './kernel/partition-table.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
 import { createNamed, isNameTaken, sweepNames } from './device-name.js'
+import { judgeFenceable, raiseFences, settleFences } from './fence.js'
 import { openLocked, type LockedFiles } from './file-lock.js'
 import { acquireGuard, readMark, restoreAttributes, whileLeased } from './guard.js'
 import { LinearDevice } from './linear-device.js'
@@ -106,6 +107,7 @@ async function mapLinear(
     plan.assertMappable()
     request.signal?.throwIfAborted()
 
+    if (request.fence) undo.onFailure(() => settleFences(files.devices, files.list))
     const device = await createNamed(first.path, request, async (name) => {
       const created = await createDevice(name, uuidOf(first.identity), first.path)
       undo.onFailure(() => removeDevice(created, DEFAULT_WAIT))
@@ -118,6 +120,7 @@ async function mapLinear(
       node: { name, major, minor },
       length: plan.size,
       guard: request.guard,
+      fence: request.fence,
       marked,
       filesystems,
       backend: 'linear',
@@ -133,6 +136,7 @@ async function mapLinear(
     })
     await proveContent(built.parts, nodePath(resumed.name), request)
     const made = await makePartitions(resumed, { lock, record, request, undo })
+    if (request.fence) await raiseFences(built)
     log('%s is %s', record.files, name)
     return new LinearDevice(resumed, made.record, plan.size, made.partitions)
   } catch (error) {
@@ -175,6 +179,7 @@ async function guardFiles(
 async function assertInspected(files: readonly BackingFile[], request: MapRequest): Promise<void> {
   const { problems } = sliceFiles(files, request)
   problems.push(...inspectFiles(files, request))
+  if (request.fence) problems.push(...(await judgeFenceable(files)))
   for (const file of problems.length === 0 ? files : []) {
     const found = await readStack(file)
     if ('code' in found && found.code === 'DMLOOP_DEVICE_BUSY') problems.push(found)

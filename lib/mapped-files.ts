@@ -6,11 +6,12 @@ import type { DmDevice } from './kernel/native.js'
 import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { NO_WAIT, type WaitLimit } from './kernel/wait.js'
+import { settleFences } from './fence.js'
 import { readMark, releaseGuard, releaseUnmapped } from './guard.js'
 import { locateFile, type Located } from './locate.js'
 import { dropStalePages } from './page-cache.js'
 import { BackingFile, BackingFiles } from './plan/backing-file.js'
-import { identityOf } from './plan/names.js'
+import { identityOf, parseIdentity } from './plan/names.js'
 import { readRecord, type MappingRecord } from './record.js'
 
 const log = debug('dmloop:mapped-files')
@@ -95,6 +96,7 @@ export class MappedFiles implements AsyncDisposable {
    */
   async finish(removed: boolean): Promise<void> {
     const failures: unknown[] = []
+    await this.#settleFences().catch((error: unknown) => failures.push(error))
     for (const file of this.#files) {
       await this.#finishFile(file, removed).catch((error: unknown) => {
         log('%s: %o', file.name, error)
@@ -102,6 +104,16 @@ export class MappedFiles implements AsyncDisposable {
       })
     }
     if (failures.length > 0) throw failures[0]
+  }
+
+  /** The number of a filesystem's device is known also where the file cannot be reached. */
+  async #settleFences(): Promise<void> {
+    if (this.#record.backend === 'loop') return
+    const devices = this.#files.flatMap(({ identity }) => {
+      const parts = parseIdentity(identity)
+      return parts ? [deviceName(parts.major, parts.minor)] : []
+    })
+    await settleFences(devices, this.found)
   }
 
   async #finishFile({ identity, name, found }: MappedFile, removed: boolean): Promise<void> {

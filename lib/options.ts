@@ -35,6 +35,12 @@ export interface MapOptions extends PlanOptions {
    * /dev/loopNp1; see `MappedDevice.partitions`. The table is read by util-linux's partx. Default false.
    */
   partitions?: boolean
+  /**
+   * Has the wrapper that the filesystem is mounted on (`wrapDevice`) give errors for the file's blocks while the file
+   * is mapped: then not even the filesystem, or root, reads or writes them behind the device's back. With
+   * `backend: 'linear'` and a guard only. Default false.
+   */
+  fence?: boolean
   /** Called with the progress of the comparison, in bytes. */
   onProgress?: ProgressListener
   /**
@@ -80,6 +86,7 @@ export interface MapRequest extends PlanRequest {
   udevScan: boolean
   verify: 'sample' | 'full' | 'none'
   partitions: boolean
+  fence: boolean
   onProgress: ProgressListener | undefined
   timeout: number
   signal: AbortSignal | undefined
@@ -92,15 +99,27 @@ export interface UnmapRequest {
 }
 
 export function parseMapOptions(file: unknown, value: unknown): MapRequest {
-  const own = ['name', 'udevScan', 'verify', 'partitions', 'onProgress', 'timeout', 'signal']
+  const own = [
+    ...['name', 'udevScan', 'verify', 'partitions', 'fence'],
+    ...['onProgress', 'timeout', 'signal'],
+  ]
   const options = object(value, [...PLAN_KEYS, ...own])
   const request = planRequest(file, options)
   const udevScan = boolean(options, 'udevScan', true)
   if (!udevScan && request.backend !== 'linear') {
     throw invalidValue('options.udevScan', `false only together with backend: 'linear'`, false)
   }
+  const fence = boolean(options, 'fence')
+  if (fence && (request.backend !== 'linear' || request.guard === 'none')) {
+    throw invalidValue(
+      'options.fence',
+      `true only together with backend: 'linear' and a guard`,
+      true,
+    )
+  }
   return {
     ...request,
+    fence,
     partitions: boolean(options, 'partitions'),
     udevScan,
     name: text(options, 'name'),

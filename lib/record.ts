@@ -58,6 +58,8 @@ export interface MappingRecord {
   readOnly: boolean
   holes: 'reject' | 'zero'
   guard: Guard
+  /** See `MapOptions.fence`; undefined where it is not known. */
+  fence?: boolean
   /** The identities of the files that bear the mark of this mapping's guard. */
   marked: string[]
   /** The filesystem of each file; undefined where it was not noted. */
@@ -96,6 +98,7 @@ export const newRecord = (
     | 'node'
     | 'length'
     | 'guard'
+    | 'fence'
     | 'marked'
     | 'filesystems'
     | 'backend'
@@ -149,6 +152,7 @@ const RECORD = {
   readOnly: isBoolean,
   holes: isOneOf('reject', 'zero'),
   guard: isOneOf('immutable', 'none'),
+  fence: isOptional(isBoolean),
   marked: isArrayOf(isString),
   filesystems: isOptional(isArrayOf(isObjectOf({ uuid: isString, volume: isString }))),
   udevScan: isOptional(isBoolean),

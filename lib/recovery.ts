@@ -13,6 +13,7 @@ import { detachLoop, findNamedLoop, hasHolders, listLoops, type Loop } from './k
 import type { DmDevice } from './kernel/native.js'
 import { nodePath, sweepCookies } from './kernel/udev.js'
 import { DEFAULT_WAIT, NO_WAIT, type WaitLimit } from './kernel/wait.js'
+import { settleFences } from './fence.js'
 import { FileLock, openLocked, type LockedFiles } from './file-lock.js'
 import { readMark, releaseUnmapped } from './guard.js'
 import { mayBeStoredOn } from './locate.js'
@@ -34,6 +35,7 @@ const log = debug('dmloop:recovery')
  * unmap has left of one is removed: because of the lock no process is working on it.
  */
 export async function recoverFiles({ files, lock }: LockedFiles, limit: WaitLimit): Promise<void> {
+  await settleFences(files.devices, files.list)
   for (const file of files.list) {
     const { identity, path } = file
     const record = lock.recordOf(identity)

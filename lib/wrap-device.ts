@@ -9,8 +9,8 @@ import {
   findSameDevice,
   hasLiveTable,
   isReadOnly,
-  liveTable,
   loadTable,
+  readTable,
   removeDevice,
   repairNode,
   resumeDevice,
@@ -19,25 +19,18 @@ import { dmloopError, invalidValue, isSystemError, problem, type Problem } from 
 import { holdersOf } from './kernel/holders.js'
 import type { DmDevice } from './kernel/native.js'
 import { identify } from './kernel/path.js'
-import { SECTOR, SegmentTable } from './kernel/segments.js'
+import { SECTOR } from './kernel/segments.js'
 import { deviceName, deviceSize, isReadOnlyDisk, parseDevice } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
-import { FileLock } from './file-lock.js'
+import { lockWrapped } from './file-lock.js'
 import { MappedDevice } from './mapped-device.js'
 import { parseWrapOptions, type UnmapRequest, type WrapOptions } from './options.js'
 import { checkedName, wrappedBy, wrapUuidOf } from './plan/names.js'
+import { fenceOf, sectorsOf, wrapperTable } from './plan/wrapper-table.js'
 import { Undo } from './undo.js'
 
 const log = debug('dmloop:wrap-device')
-
-/** One segment: the whole device. */
-const wrapTable = (device: string, size: number): SegmentTable =>
-  new SegmentTable(Float64Array.of(0, size / SECTOR, 0, 0), [device])
-
-/** One process at a time wraps a device, or removes the wrapper. */
-const lockDevice = (device: string): Promise<FileLock> =>
-  FileLock.take([`wrap-${device.replace(':', '-')}`], DEFAULT_WAIT)
 
 export class WrappedDevice extends MappedDevice {
   readonly backend = 'linear'
@@ -71,14 +64,13 @@ export class WrappedDevice extends MappedDevice {
   }
 
   protected async findProblems(): Promise<Problem[]> {
-    const live = await liveTable(this.#device)
-    const table = wrapTable(this.#underlying, this.size)
-    if ((await table.firstDifference(live)) === undefined) return []
+    const table = await readTable(this.#device)
+    if (fenceOf(table) && sectorsOf(table) * SECTOR === this.size) return []
     return [problem('DMLOOP_FILE_CHANGED', { file: this.path }, 'has another table now')]
   }
 
   protected async extendDevice(): Promise<void> {
-    await using _ = await lockDevice(this.#underlying)
+    await using _ = await lockWrapped(this.#underlying)
     const size = await deviceSize(this.#underlying)
     if (size === this.size) return
     if (!Number.isSafeInteger(size))
@@ -87,7 +79,9 @@ export class WrappedDevice extends MappedDevice {
       const detail = `is ${size} bytes long now, and its wrapper ${this.size}`
       throw dmloopError('DMLOOP_FILE_CHANGED', { file: this.#underlying }, detail)
     }
-    await loadTable(this.#device, wrapTable(this.#underlying, size), this.readOnly)
+    const fence = fenceOf(await readTable(this.#device))
+    const table = wrapperTable(this.#underlying, size / SECTOR, fence)
+    await loadTable(this.#device, table, this.readOnly)
     // No record says how it was made; udev's database does.
     this.#device = await resumeDevice(this.#device, DEFAULT_TIMEOUT, undefined)
     this.setSize(size)
@@ -98,7 +92,7 @@ export class WrappedDevice extends MappedDevice {
   }
 
   protected async remove(request: UnmapRequest): Promise<'removed' | 'deferred'> {
-    await using _ = await lockDevice(this.#underlying)
+    await using _ = await lockWrapped(this.#underlying)
     const found = await findSameDevice(this)
     return found ? await removeDevice(found, request) : 'removed'
   }
@@ -128,7 +122,7 @@ async function wrap(path: string, name: string, udevScan: boolean): Promise<Wrap
   if (!isBlockDevice) throw invalidValue('blockDevice', 'the path of a block device', path)
   const underlying = deviceName(major, minor)
   const uuid = wrapUuidOf(underlying)
-  await using _ = await lockDevice(underlying)
+  await using _ = await lockWrapped(underlying)
   const duplicate = await findDevice({ uuid })
   if (duplicate && hasLiveTable(duplicate)) throw alreadyMapped(path, nodePath(duplicate.name))
   // Because of the lock no process is working on it: a crash has left it half-made.
@@ -140,7 +134,8 @@ async function wrap(path: string, name: string, udevScan: boolean): Promise<Wrap
   try {
     const device = await createDevice(name, uuid, path)
     undo.onFailure(() => removeDevice(device, DEFAULT_WAIT))
-    await loadTable(device, wrapTable(underlying, size), await isReadOnlyDisk(underlying))
+    const table = wrapperTable(underlying, size / SECTOR)
+    await loadTable(device, table, await isReadOnlyDisk(underlying))
     const live = await resumeDevice(device, DEFAULT_TIMEOUT, udevScan)
     log('%s wraps %s', name, path)
     return new WrappedDevice(live, size)

@@ -68,7 +68,10 @@ Result<Device> LoadTable(const Target& target, const SegmentSource& segments,
 }
 
 Result<Device> Resume(const Target& target, uint32_t cookie) {
-  return Simple(DM_DEV_SUSPEND, "DM_DEV_RESUME", target, 0, cookie);
+  // Of a live device, the kernel exchanges the table between two requests. The filesystem on it
+  // is not frozen for that (lock_fs in drivers/md/dm.c), which would write all of it out: each
+  // block stays where it was.
+  return Simple(DM_DEV_SUSPEND, "DM_DEV_RESUME", target, DM_SKIP_LOCKFS_FLAG, cookie);
 }
 
 Result<Device> Clear(const Target& target) {

@@ -73,6 +73,11 @@ bool AppendStripe(std::string_view text, DeviceNumbers& numbers, PackedRows& str
   return true;
 }
 
+const char* TargetName(int32_t device) {
+  if (device >= 0) return "linear";
+  return device == kErrorTarget ? "error" : "zero";
+}
+
 }  // namespace
 
 size_t TableRoom(const SegmentSource& segments, const std::vector<std::string>& devices) {
@@ -105,7 +110,7 @@ WrittenTable WriteTable(const SegmentSource& segments, const std::vector<std::st
     spec.sector_start = segment.start;
     spec.length = segment.length;
     spec.next = static_cast<uint32_t>(sizeof spec + length);
-    std::strncpy(spec.target_type, linear ? "linear" : "zero", sizeof spec.target_type - 1);
+    std::strncpy(spec.target_type, TargetName(segment.device), sizeof spec.target_type - 1);
     std::memcpy(record, &spec, sizeof spec);
     written.bytes += spec.next;
     written.targets++;

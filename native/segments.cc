@@ -213,7 +213,7 @@ std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& 
   const SegmentView theirs(other.rows);
   for (size_t i = 0; i < theirs.size(); i++) {
     Segment place = theirs[i];
-    if (place.device == kZeroTarget) continue;
+    if (place.device < 0) continue;
     place.device = other.devices[static_cast<size_t>(place.device)];
     places.push_back(place);
   }
@@ -224,7 +224,7 @@ std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& 
 
   std::optional<uint64_t> found;
   segments.ForEach([&](const Segment& segment) {
-    if (found || segment.device == kZeroTarget) return;
+    if (found || segment.device < 0) return;
     // The last range that starts before this segment ends. Earlier ones end before that one starts.
     Segment end = segment;
     end.offset += segment.length;
@@ -286,25 +286,33 @@ bool IsStripe(std::span<const double> stripes, double place, size_t device_count
   return true;
 }
 
+// Whether each row has safe numbers, and one of the layer's devices, zeros, a stripe or, with
+// `errors`, errors.
+bool AreRows(const Layer& layer, bool errors) {
+  const auto rows = layer.rows;
+  if (rows.size() % kSegmentColumns != 0) return false;
+  for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
+    const double device = rows[i + 2];
+    if (!IsSafe(rows[i]) || !IsSafe(rows[i + 1]) || !IsSafe(rows[i + 3])) return false;
+    if (device == kZeroTarget || IsDevice(device, layer.devices.size())) continue;
+    if (errors && device == kErrorTarget) continue;
+    if (device != kStripedTarget) return false;
+    if (!IsStripe(layer.stripes, rows[i + 3], layer.devices.size())) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 Result<Nothing> CheckLayer(const Layer& layer) {
-  const Failure invalid{EINVAL, "CheckSegments"};
-  const auto rows = layer.rows;
-  if (rows.size() % kSegmentColumns != 0) return invalid;
-  for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
-    const double device = rows[i + 2];
-    if (!IsSafe(rows[i]) || !IsSafe(rows[i + 1]) || !IsSafe(rows[i + 3])) return invalid;
-    if (device == kZeroTarget || IsDevice(device, layer.devices.size())) continue;
-    if (device != kStripedTarget) return invalid;
-    if (!IsStripe(layer.stripes, rows[i + 3], layer.devices.size())) return invalid;
-  }
-  return Nothing{};
+  if (AreRows(layer, false)) return Nothing{};
+  return Failure{EINVAL, "CheckSegments"};
 }
 
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count) {
   // Without any stripes, no striped segment passes.
-  return CheckLayer({rows, std::vector<int32_t>(device_count), {}});
+  if (AreRows({rows, std::vector<int32_t>(device_count), {}}, true)) return Nothing{};
+  return Failure{EINVAL, "CheckSegments"};
 }
 
 }  // namespace dmloop

@@ -27,6 +27,8 @@ inline constexpr int32_t kZeroTarget = -1;
 // In the table of an underlying device: a striped target, whose `offset` is the position of its
 // parameters in the table's stripes.
 inline constexpr int32_t kStripedTarget = -3;
+// In a table that is loaded: the error target.
+inline constexpr int32_t kErrorTarget = -4;
 inline constexpr uint64_t kSectorSize = 512;
 // Doubles in a packed segment: start, length, device, offset.
 inline constexpr size_t kSegmentColumns = 4;

@@ -10,7 +10,7 @@ import {
   type Problem,
 } from './errors.js'
 import { stillOpenError } from './holders.js'
-import { native, result, type DmDevice, type DmTarget } from './native.js'
+import { native, result, type DmDevice, type DmTable, type DmTarget } from './native.js'
 import { SegmentTable } from './segments.js'
 import { deviceName } from './sysfs.js'
 import {
@@ -28,7 +28,9 @@ const log = debug('dmloop:device-mapper')
 
 /** linux/dm-ioctl.h */
 const READ_ONLY = 1
+const SUSPENDED = 1 << 1
 const ACTIVE_PRESENT = 1 << 5
+const INACTIVE_PRESENT = 1 << 6
 const DEFERRED_REMOVE = 1 << 17
 
 /**
@@ -40,6 +42,11 @@ const PER_SEGMENT = 0.05
 export const isReadOnly = (device: DmDevice): boolean => (device.flags & READ_ONLY) !== 0
 
 export const hasLiveTable = (device: DmDevice): boolean => (device.flags & ACTIVE_PRESENT) !== 0
+
+export const isSuspended = ({ flags }: DmDevice): boolean => (flags & SUSPENDED) !== 0
+
+/** Whether a table was loaded that is not live yet. */
+export const hasWaitingTable = ({ flags }: DmDevice): boolean => (flags & INACTIVE_PRESENT) !== 0
 
 /** Whether the control device of device-mapper is missing, or this process may not open it. */
 export const isUnreachable = (error: unknown): boolean =>
@@ -159,11 +166,14 @@ export async function clearTable(device: DmDevice): Promise<void> {
   await result(native.dmClear({ uuid: device.uuid }), device.name)
 }
 
+/** The live table as the kernel has it. */
+export async function readTable({ uuid, name, targetCount }: DmDevice): Promise<DmTable> {
+  return await result(native.dmTable({ uuid }, false), name, targetCount * PER_SEGMENT)
+}
+
 /** The live table. A target that is neither linear nor zero differs from every segment of a plan. */
 export async function liveTable(device: DmDevice): Promise<SegmentTable> {
-  const { uuid, name, targetCount } = device
-  const ask = native.dmTable({ uuid }, false)
-  const { rows, devices } = await result(ask, name, targetCount * PER_SEGMENT)
+  const { rows, devices } = await readTable(device)
   return new SegmentTable(rows, devices)
 }
 

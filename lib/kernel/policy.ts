@@ -175,6 +175,13 @@ export const POLICY = {
     remedy: 'Map with guard: ‘none’ if you make sure yourself that nobody touches the file.',
     blocks: 'linear',
   },
+  DMLOOP_UNFENCED: {
+    found: 'cannot be fenced off: its filesystem is not mounted on a wrapper',
+    why: 'Only a device under the filesystem can refuse its requests.',
+    remedy:
+      'Make a wrapper with wrapDevice() and mount the filesystem on that, or map without a fence. Where a fence is gone, unmap and map again.',
+    blocks: 'linear',
+  },
   DMLOOP_NOT_PINNED: {
     found: 'is not pinned',
     why: 'f2fs moves the blocks of a file as it cleans up, unless the file is pinned; and whoever can open it can unpin it.',

@@ -286,6 +286,11 @@ export class BackingFiles implements AsyncDisposable {
     return this.list.map(({ identity }) => identity)
   }
 
+  /** Those of their filesystems, as "major:minor". */
+  get devices(): string[] {
+    return this.list.map(({ device }) => device)
+  }
+
   static async open(files: readonly string[], limit: WaitLimit): Promise<BackingFiles> {
     const opened: BackingFile[] = []
     try {

@@ -1,19 +1,23 @@
 // The devices under a filesystem, down to where addresses are no longer just translated.
 import debug from 'debug'
 import { describeStack } from '../kernel/describe-device.js'
-import { isReadOnly, isUnreachable, noDeviceMapper } from '../kernel/device-mapper.js'
+import {
+  hasWaitingTable,
+  isReadOnly,
+  isSuspended,
+  isUnreachable,
+  noDeviceMapper,
+} from '../kernel/device-mapper.js'
 import { DmloopError, exactOrTooLarge, problem, type Problem } from '../kernel/errors.js'
 import { native, result, type DmTable, type Layer } from '../kernel/native.js'
 import { sameNumbers } from '../kernel/segments.js'
 import { deviceName, mountsOf } from '../kernel/sysfs.js'
+import { poll } from '../kernel/wait.js'
 import type { BackingFile } from './backing-file.js'
-import { identityOf } from './names.js'
+import { identityOf, wrappedBy } from './names.js'
+import { withoutFence } from './wrapper-table.js'
 
 const log = debug('dmloop:device-stack')
-
-/** DM_*_FLAG (linux/dm-ioctl.h). */
-const SUSPENDED = 1 << 1
-const INACTIVE_PRESENT = 1 << 6
 
 /**
  * Whether a layer only translates addresses: all of its targets are linear, striped or zero. One of our
@@ -27,18 +31,23 @@ const isAddressTranslation = ({ others, device }: DmTable): boolean =>
  * temporary mirror volume with a name reserved for it (pvmove(8)); a hyphen within a volume's own name is
  * doubled.
  */
-function pendingChange({ device: { name, uuid, flags } }: DmTable): string | undefined {
+function pendingChange({ device }: DmTable): string | undefined {
+  const { name, uuid } = device
   if (uuid.startsWith('LVM-') && /(?<!-)(--)*-pvmove\d+$/.test(name))
     return 'is the temporary volume of a pvmove'
-  if ((flags & SUSPENDED) !== 0) return 'is suspended'
-  if ((flags & INACTIVE_PRESENT) !== 0) return 'has another table waiting'
+  if (isSuspended(device)) return 'is suspended'
+  if (hasWaitingTable(device)) return 'has another table waiting'
   return undefined
 }
 
 /** The live tables of a device and of all its underlying devices, by "major:minor". */
 async function tablesFrom(device: string): Promise<Map<string, DmTable>> {
   const tables = await result(native.dmStack(device), device)
-  return new Map(tables.map((table) => [deviceName(table.device.major, table.device.minor), table]))
+  const named = tables.map((table) => {
+    const { major, minor } = table.device
+    return [deviceName(major, minor), withoutFence(table)] as const
+  })
+  return new Map(named)
 }
 
 /** The layers under a filesystem that only translate addresses. */
@@ -95,8 +104,23 @@ interface ResolvedStack extends DeviceStack {
   changing: DmTable | undefined
 }
 
-/** Follows a device down through every layer that only translates addresses. There may be none. */
+/** Milliseconds that the table of a wrapper may be in exchange for one with another fence. */
+const EXCHANGE_LIMIT = { timeout: 1000, signal: undefined }
+
+/**
+ * Follows a device down through every layer that only translates addresses. There may be none. Another process
+ * that changes the fence of a wrapper is waited for.
+ */
 export async function resolveStack(device: string): Promise<ResolvedStack> {
+  const settled = await poll(async () => {
+    const stack = await readLevels(device)
+    const isExchanged = stack.changing && wrappedBy(stack.changing.device.uuid) !== undefined
+    return isExchanged === true ? undefined : stack
+  }, EXCHANGE_LIMIT)
+  return settled ?? (await readLevels(device))
+}
+
+async function readLevels(device: string): Promise<ResolvedStack> {
   const tables = await tablesFrom(device)
   const levels: Layer[][] = []
   let devices = [device]
@@ -117,7 +141,7 @@ export async function resolveStack(device: string): Promise<ResolvedStack> {
     .map((each) => ({ device: each, table: tables.get(each) }))
     // What is stored on a mapping is stored in an image, not beside it.
     .filter(({ table }) => identityOf(table?.device.uuid ?? '') === undefined)
-  const suspended = [...tables.values()].find((table) => (table.device.flags & SUSPENDED) !== 0)
+  const suspended = [...tables.values()].find((table) => isSuspended(table.device))
   return { levels, devices, readOnly, top: tables.get(device), opaque, suspended, changing }
 }
 

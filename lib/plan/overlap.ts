@@ -42,7 +42,7 @@ interface ExtentRange {
 }
 
 /** Where extents are stored on the devices at the bottom of a stack. */
-async function resolveExtents(
+export async function resolveExtents(
   { extents, offset, length }: ExtentRange,
   { levels, devices }: Pick<DeviceStack, 'levels' | 'devices'>,
 ): Promise<SegmentTable> {

@@ -15,12 +15,14 @@ import { dmloopError } from '../kernel/errors.js'
 import { native, result, type DmDevice } from '../kernel/native.js'
 import { OpenPath } from '../kernel/path.js'
 import { SECTOR, type SegmentTable } from '../kernel/segments.js'
-import { deviceName, parseDevice } from '../kernel/sysfs.js'
+import { deviceName, mapperUuid, parseDevice } from '../kernel/sysfs.js'
 import { nodePath } from '../kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from '../kernel/wait.js'
+import { raiseFence, settleFences } from '../fence.js'
 import { FileLock } from '../file-lock.js'
 import { makePartitions } from '../make-partitions.js'
-import { uuidOf } from '../plan/names.js'
+import { uuidOf, wrappedBy } from '../plan/names.js'
+import { mergeRuns } from '../plan/wrapper-table.js'
 import { newRecord } from '../record.js'
 import { Undo } from '../undo.js'
 import { wrapDevice } from '../wrap-device.js'
@@ -79,22 +81,30 @@ export class StoredMapper implements AsyncDisposable {
 
   /**
    * Maps an image that is not mapped, whose filesystem is not mounted. Rejects with DMLOOP_DISK_MISSING, with
-   * DMLOOP_FILE_CHANGED where the label is not at its place, with DMLOOP_NAME_TAKEN, and with the system's error.
+   * DMLOOP_FILE_CHANGED where the label is not at its place, with DMLOOP_NAME_TAKEN, with DMLOOP_UNFENCED, and with
+   * the system's error.
    */
-  async map(name: string, metadata: ImageMetadata): Promise<{ path: string; wasMapped: boolean }> {
+  async map(
+    name: string,
+    metadata: ImageMetadata,
+    { fence = false }: { fence?: boolean } = {},
+  ): Promise<{ path: string; wasMapped: boolean }> {
     const table = await storedTable(metadata, this.#finder)
     const found = await this.#find(metadata, table)
     if (found) return { path: await nodeOf(found), wasMapped: true }
     await this.#assertLabel(name, metadata, table)
-    const identity = `${await this.#hostOf(metadata)}-h${metadata.files[0]?.handle ?? ''}`
+    const host = await this.#hostOf(metadata)
+    const identity = `${host.replace(':', '-')}-h${metadata.files[0]?.handle ?? ''}`
     await using lock = await FileLock.take([identity], DEFAULT_WAIT)
     const undo = new Undo()
     try {
+      if (fence) undo.onFailure(() => settleFences([host], []))
       const device = await createOnce(name, uuidOf(identity))
       undo.onFailure(() => removeDevice(device, DEFAULT_WAIT))
       await loadTable(device, table, metadata.readOnly)
       const made = await resumeDevice(device, DEFAULT_TIMEOUT, true)
       if (metadata.partitions) await addPartitions(made, identity, metadata, { lock, undo })
+      if (fence) await fenceOff(host, table)
       log('%s is mapped from its metadata', name)
       return { path: nodePath(made.name), wasMapped: false }
     } catch (error) {
@@ -122,7 +132,7 @@ export class StoredMapper implements AsyncDisposable {
     return found
   }
 
-  /** The number of the filesystem's device, with a hyphen. A wrapper that is not there is made. */
+  /** The number of the filesystem's device. A wrapper that is not there is made. */
   #hostOf({ host }: ImageMetadata): Promise<string> {
     const key = JSON.stringify(host)
     const found = this.#hosts.get(key) ?? this.#makeHost(host)
@@ -136,17 +146,29 @@ export class StoredMapper implements AsyncDisposable {
     if (number !== undefined) {
       const device = await findDevice(parseDevice(number))
       if (device) await repairNode(device)
-      return number.replace(':', '-')
+      await settleFences([number], [])
+      return number
     }
     if (host.by !== 'WRAPPER') throw dmloopError('DMLOOP_DISK_MISSING')
     const node = await diskNode(await this.#finder.find(host.disk))
     const { major, minor } = await wrapDevice(node, { name: host.name })
-    return `${major}-${minor}`
+    return deviceName(major, minor)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const disk of this.#disks.values()) await (await disk)[Symbol.asyncDispose]()
   }
+}
+
+/** Fences a table off on the wrapper of the disk that has all of it. */
+async function fenceOff(wrapper: string, table: SegmentTable): Promise<void> {
+  const wrapped = wrappedBy((await mapperUuid(wrapper)) ?? '')
+  if (table.devices.some((device) => device !== wrapped)) {
+    const detail = 'cannot be fenced off from its metadata: its wrapper is not over the disk itself'
+    throw dmloopError('DMLOOP_UNFENCED', {}, detail)
+  }
+  const runs = [...table].map(({ offset = 0, length }) => ({ start: offset, length }))
+  await raiseFence(wrapper, mergeRuns(runs))
 }
 
 /** Creates a device in place of one with its UUID that a crash has left half-made. The image must be locked. */

@@ -10,7 +10,8 @@ const CALLS: Record<string, () => Promise<unknown>> = {
   map: () => {
     const [variant] = rest
     const backend = variant === 'loop' ? 'loop' : 'linear'
-    return mapFile(file, { name: 'killed', backend, partitions: variant === 'partitions' })
+    const [partitions, fence] = [variant === 'partitions', variant === 'fence']
+    return mapFile(file, { name: 'killed', backend, partitions, fence })
   },
   unmap: async () => device?.unmap(),
   create: () =>

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { wrapDevice } from 'dmloop'
 
 if (process.env.DMLOOP_GUEST === undefined) {
   throw new Error('this runs in the guest kernel only: npm run vm -- node out/test/vm/NAME.js')
@@ -107,6 +108,15 @@ export function makeHost(
   sh(
     `wipefs -aq ${device}; mkfs.${filesystem} ${mkfs} ${device} && mount ${mount} ${device} ${path}`,
   )
+  return { name, path, remove: () => void sh(`umount ${path} && dmsetup remove --retry ${name}`) }
+}
+
+/** A filesystem on a wrapper of the first ram disk. */
+export async function wrappedHost(filesystem: string, name = 'host'): Promise<Host> {
+  const path = `/tmp/${name}`
+  sh(`wipefs -aq /dev/ram0; mkfs.${filesystem} -q /dev/ram0; mkdir -p ${path}`)
+  await wrapDevice('/dev/ram0', { name })
+  sh(`mount /dev/mapper/${name} ${path}`)
   return { name, path, remove: () => void sh(`umount ${path} && dmsetup remove --retry ${name}`) }
 }
 
