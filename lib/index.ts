@@ -5,7 +5,9 @@ export { releaseFile } from './recovery.js'
 export { wrapDevice } from './wrap-device.js'
 export { createImage } from './images/create-image.js'
 export { provisionFile } from './images/provision-file.js'
-export { ImageStore, type StoredImage, type MappedImages } from './store/image-store.js'
+export { ImageStore, type StoredImage } from './store/image-store.js'
+export type { MappedImages } from './store/map-each.js'
+export type { SuperPartition } from './store/export-lp.js'
 export { MappedDevice, type Verification } from './mapped-device.js'
 export { Plan, type PlannedFile } from './plan/plan.js'
 export { ExtentTable, type Extent } from './plan/extents.js'
@@ -17,6 +19,8 @@ export type { CreateOptions, ProvisionOptions } from './images/options.js'
 export type { BootKind } from './store/boot-files.js'
 export type {
   ExportBootOptions,
+  LpExportOptions,
+  LpImportOptions,
   MapAllOptions,
   ResizeOptions,
   StoreCreateOptions,

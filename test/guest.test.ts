@@ -61,6 +61,7 @@ const GUESTS: Guest[] = [
   { test: 'kill', args: ['xfs'], options: ['--disk=400'] },
   { test: 'kill', args: ['ext4', 'loop'], options: ['--disk=100'] },
   { test: 'kill', args: ['ext4', 'partitions'], options: ['--disk=100'] },
+  { test: 'kill', args: ['ext4', 'fence'], options: ['--disk=100'] },
   { test: 'kill', args: ['f2fs'], options: ['--disk=100', '--modules=f2fs'], on: PINS_ANY_FILE },
   ...['ext4', 'xfs', 'f2fs', 'vfat'].map((filesystem) => ({
     test: 'create',
@@ -86,6 +87,9 @@ const GUESTS: Guest[] = [
   },
   { test: 'store-kill', args: ['ext4'], options: ['--disk=100'] },
   { test: 'store-boot', options: ['--disk=100', '--memory=2G'] },
+  { test: 'store-lp', options: ['--disk=100', '--memory=2G'] },
+  { test: 'fence', args: ['ext4'], options: ['--disk=400', '--memory=2G'] },
+  { test: 'fence', args: ['xfs'], options: ['--udev', '--disk=400', '--memory=2G'] },
   { test: 'store-crowd', options: ['--disk=200', '--memory=3G'] },
   // One runs qemu itself.
   { test: 'examples', options: ['--disk=200', '--memory=3G', '--modules=dm-verity'], on: [UML] },

@@ -22,6 +22,8 @@ interface Identifiers {
   device: string
   PARTUUID: string | undefined
   UUID: string | undefined
+  /** The name that a GPT has for it. */
+  PARTLABEL: string | undefined
 }
 
 /** Names a disk, given as "major:minor". Rejects with DMLOOP_DISK_MISSING where nothing lasts that tells it apart. */
@@ -64,22 +66,46 @@ export class DiskFinder {
 
   async #search({ by, value, size }: DiskName): Promise<string> {
     const devices = by === 'DM' ? await mapperDevices(value) : await this.#devices(by, value)
-    const [device] = devices
-    const said = `${by}=${value}`
-    if (device === undefined || devices.length > 1) {
-      const detail = devices.length > 1 ? 'is the name of several disks' : 'is not there'
-      throw dmloopError('DMLOOP_DISK_MISSING', {}, `the disk ${said} ${detail}`)
-    }
-    const now = await deviceSize(device)
-    if (now === size) return device
-    const detail = `the disk ${said} has ${now} bytes now, and had ${size}`
-    throw dmloopError('DMLOOP_DISK_MISSING', {}, detail)
+    return await theOnly(devices, `${by}=${value}`, size)
   }
 
-  async #devices(by: 'PARTUUID' | 'UUID', value: string): Promise<string[]> {
-    this.#all ??= identifyAll(this.#limit)
-    return (await this.#all).filter((each) => each[by] === value).map(({ device }) => device)
+  /** The same for a disk of which it is not known what kind of name it is. */
+  async findNamed(name: string, size: number): Promise<string> {
+    const kinds = await Promise.all(
+      (['PARTLABEL', 'PARTUUID', 'UUID'] as const).map((by) => this.#devices(by, name)),
+    )
+    return await theOnly([...new Set(kinds.flat())], name, size)
   }
+
+  /** The label of a disk's partition; undefined where it has none, or another has the same. */
+  async labelOf(name: DiskName): Promise<string | undefined> {
+    const device = await this.find(name)
+    const label = (await this.#identified()).find((each) => each.device === device)?.PARTLABEL
+    if (label === undefined) return undefined
+    return (await this.#devices('PARTLABEL', label)).length === 1 ? label : undefined
+  }
+
+  async #devices(by: 'PARTUUID' | 'UUID' | 'PARTLABEL', value: string): Promise<string[]> {
+    const all = await this.#identified()
+    return all.filter((each) => each[by] === value).map(({ device }) => device)
+  }
+
+  #identified(): Promise<Identifiers[]> {
+    return (this.#all ??= identifyAll(this.#limit))
+  }
+}
+
+/** The number of the one disk that has a name, and a size in bytes. Rejects with DMLOOP_DISK_MISSING. */
+async function theOnly(devices: readonly string[], name: string, size: number): Promise<string> {
+  const [device] = devices
+  if (device === undefined || devices.length > 1) {
+    const detail = devices.length > 1 ? 'is the name of several disks' : 'is not there'
+    throw dmloopError('DMLOOP_DISK_MISSING', {}, `the disk ${name} ${detail}`)
+  }
+  const now = await deviceSize(device)
+  if (now === size) return device
+  const detail = `the disk ${name} has ${now} bytes now, and had ${size}`
+  throw dmloopError('DMLOOP_DISK_MISSING', {}, detail)
 }
 
 async function mapperDevices(uuid: string): Promise<string[]> {
@@ -89,7 +115,7 @@ async function mapperDevices(uuid: string): Promise<string[]> {
 
 async function identify(device: string, limit: WaitLimit): Promise<Identifiers> {
   const [found] = await blkid([device], limit)
-  return found ?? { device, PARTUUID: undefined, UUID: undefined }
+  return found ?? { device, PARTUUID: undefined, UUID: undefined, PARTLABEL: undefined }
 }
 
 /** All block devices but those of this library, which show what other devices have. */
@@ -128,7 +154,14 @@ async function blkid(devices: readonly string[], limit: WaitLimit): Promise<Iden
     .flatMap((pairs) => {
       const device = nodes.get(pairs.get('DEVNAME') ?? '')
       if (device === undefined) return []
-      return [{ device, PARTUUID: pairs.get('PART_ENTRY_UUID'), UUID: pairs.get('UUID') }]
+      return [
+        {
+          device,
+          PARTUUID: pairs.get('PART_ENTRY_UUID'),
+          UUID: pairs.get('UUID'),
+          PARTLABEL: pairs.get('PART_ENTRY_NAME'),
+        },
+      ]
     })
 }
 

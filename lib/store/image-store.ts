@@ -4,8 +4,8 @@ import { basename, join } from 'node:path'
 import debug from 'debug'
 import { withDeadline } from '../kernel/deadline.js'
 import { alreadyMapped } from '../kernel/device-mapper.js'
-import { DmloopError, dmloopError, isSystemError, type Problem } from '../kernel/errors.js'
-import { native, result } from '../kernel/native.js'
+import { DmloopError, dmloopError, isSystemError } from '../kernel/errors.js'
+import type { SegmentTable } from '../kernel/segments.js'
 import { DEFAULT_WAIT } from '../kernel/wait.js'
 import { createImage } from '../images/create-image.js'
 import { ImageTarget } from '../images/image-target.js'
@@ -13,26 +13,32 @@ import { mapFile } from '../map-file.js'
 import type { MappedDevice, Verification } from '../mapped-device.js'
 import { openMapping } from '../open-mapping.js'
 import type { UnmapOptions } from '../options.js'
-import { BackingFile } from '../plan/backing-file.js'
 import type { Partition } from '../partitions.js'
-import { limitedProgress } from '../plan/progress.js'
 import type { BootKind } from './boot-files.js'
 import { DiskFinder } from './disk-name.js'
 import { bootPlan, writeBootFiles, type BootImage } from './export-boot.js'
+import { encodeImages, writeExport, type NamedImage } from './export-lp.js'
 import { growImage, undoGrowth } from './grow-image.js'
 import { ImageLock } from './image-lock.js'
+import { adoptFiles, assertDescribed, readDescribed } from './import-lp.js'
 import { keepFiles } from './kept-files.js'
-import { LABEL_SIZE, writeLabel } from './label.js'
+import { appendLabel } from './label.js'
+import { mapEach, type MappedImages } from './map-each.js'
 import { nodeOf, StoredMapper } from './map-stored.js'
 import { MetadataFolder, newMetadata, type ImageMetadata } from './metadata.js'
 import {
   parseExportBootOptions,
+  parseLpExportOptions,
+  parseLpImportOptions,
+  parseMapAllOptions,
   parseName,
   parseProgressOptions,
   parseStoreCreateOptions,
   parseStoreMapOptions,
   parseStoreOptions,
   type ExportBootOptions,
+  type LpExportOptions,
+  type LpImportOptions,
   type MapAllOptions,
   type ResizeOptions,
   type StoreCreateOptions,
@@ -40,6 +46,7 @@ import {
   type StoreOptions,
 } from './options.js'
 import { assertRemovable, removeFiles } from './remove-files.js'
+import { deviationsOf, storedTable } from './stored-table.js'
 import { assertValid, validateImage } from './validate-image.js'
 
 const log = debug('dmloop:image-store')
@@ -59,18 +66,7 @@ export interface StoredImage {
   segmentCount: number
 }
 
-/** What `mapAll` has done. */
-export interface MappedImages {
-  /** The images that are mapped now, and the paths of their devices. */
-  mapped: { name: string; path: string }[]
-  /** Why others are not. */
-  problems: { name: string; problem: Problem }[]
-}
-
 const SUFFIX = '.img'
-
-/** Images that `mapAll` maps at a time: much of what it takes is waiting for threads. */
-const AT_ONCE = 4
 
 export class ImageStore {
   /** The directory of the images. */
@@ -114,7 +110,7 @@ export class ImageStore {
     try {
       const paths = await createImage(path, request.image)
       await this.#metadata.write(name, { ...metadata, files: fileNames(paths) })
-      await appendLabel(paths, metadata.id)
+      await appendLabel(paths.at(-1) ?? '', metadata.id)
       const blocks = await keepFiles(paths, { ...DEFAULT_WAIT, mapped: false })
       const ready: ImageMetadata = { ...metadata, ...blocks, state: 'ready' }
       await this.#metadata.write(name, ready)
@@ -139,12 +135,7 @@ export class ImageStore {
 
   /** All images, in the order of their names; those with DMLOOP_BAD_METADATA make it reject. */
   async list(): Promise<StoredImage[]> {
-    const images: StoredImage[] = []
-    for (const name of await this.#names()) {
-      const metadata = await this.#metadata.read(name)
-      if (metadata && isImage(metadata)) images.push(this.#describe(name, metadata))
-    }
-    return images
+    return (await this.#images()).map(({ name, metadata }) => this.#describe(name, metadata))
   }
 
   /**
@@ -159,7 +150,7 @@ export class ImageStore {
     if (metadata.disabled) throw noSuchImage(name, 'is disabled')
     await using mapper = await StoredMapper.open()
     if (await mapper.isHostMounted(metadata)) return await this.#mapFiles(name, request)
-    const { path, wasMapped } = await mapper.map(request.name ?? name, metadata)
+    const { path, wasMapped } = await mapper.map(request.name ?? name, metadata, request)
     if (wasMapped) throw alreadyMapped(name, path)
     return await openMapping(path)
   }
@@ -263,45 +254,31 @@ export class ImageStore {
    * its own, and the others are mapped.
    */
   async mapAll(options?: MapAllOptions): Promise<MappedImages> {
-    const { onProgress, signal } = parseProgressOptions(options)
-    const done: MappedImages = { mapped: [], problems: [] }
+    const { fence, ...request } = parseMapAllOptions(options)
     await using mapper = await StoredMapper.open()
-    const names = await this.#names()
-    const images = await this.#toMap(names, done)
-    const report = limitedProgress(
-      onProgress,
-      images.reduce((sum, { metadata }) => sum + metadata.size, 0),
-    )
-    let bytes = 0
-    const waiting = images.values()
-    const work = async (): Promise<void> => {
-      for (const { name, metadata } of waiting) {
-        signal?.throwIfAborted()
-        await noting(name, done, async () => {
-          await using _ = await this.#lock(name)
-          // Another process may have changed the image meanwhile.
-          const now = await this.#metadata.read(name)
-          if (!now || !isMappable(now)) return
-          done.mapped.push({ name, path: await this.#mapWith(mapper, name, now) })
-        })
-        bytes += metadata.size
-        report(bytes)
-      }
-    }
-    const workers = Array.from({ length: AT_ONCE }, work)
-    // The mapper is in use until the last one has ended.
-    await Promise.allSettled(workers)
-    await Promise.all(workers)
-    done.mapped.sort((a, b) => (a.name < b.name ? -1 : 1))
-    return done
+    return await mapEach(await this.#names(), {
+      ...request,
+      sizeOf: async (name) => (await this.#readMappable(name))?.size,
+      map: async (name) => {
+        await using _ = await this.#lock(name)
+        // Another process may have changed the image meanwhile.
+        const metadata = await this.#readMappable(name)
+        return metadata && (await this.#mapWith(mapper, name, metadata, { fence }))
+      },
+    })
   }
 
   /** The path of the device of an image, which may be mapped already. */
-  async #mapWith(mapper: StoredMapper, name: string, metadata: ImageMetadata): Promise<string> {
+  async #mapWith(
+    mapper: StoredMapper,
+    name: string,
+    metadata: ImageMetadata,
+    options: { fence: boolean },
+  ): Promise<string> {
     const device = await mapper.findDevice(metadata)
     if (device) return await nodeOf(device)
-    if (await mapper.isHostMounted(metadata)) return (await this.#mapFiles(name, {})).path
-    return (await mapper.map(name, metadata)).path
+    if (await mapper.isHostMounted(metadata)) return (await this.#mapFiles(name, options)).path
+    return (await mapper.map(name, metadata, options)).path
   }
 
   /**
@@ -312,9 +289,8 @@ export class ImageStore {
   async exportBoot(kind: BootKind, options?: ExportBootOptions): Promise<string[]> {
     const request = parseExportBootOptions(kind, options)
     const images: BootImage[] = []
-    for (const name of await this.#names()) {
-      const metadata = await this.#metadata.read(name)
-      if (!metadata || !isMappable(metadata)) continue
+    for (const { name, metadata } of await this.#images()) {
+      if (metadata.disabled) continue
       images.push({ name, metadata, partitions: await this.#partitionsOf(name, metadata) })
     }
     const plan = await bootPlan(images, new DiskFinder(DEFAULT_WAIT))
@@ -330,18 +306,63 @@ export class ImageStore {
     return device.partitions
   }
 
-  async #toMap(
-    names: readonly string[],
-    done: MappedImages,
-  ): Promise<{ name: string; metadata: ImageMetadata }[]> {
-    const images: { name: string; metadata: ImageMetadata }[] = []
-    for (const name of names) {
-      await noting(name, done, async () => {
-        const metadata = await this.#metadata.read(name)
-        if (metadata && isMappable(metadata)) images.push({ name, metadata })
-      })
+  /**
+   * Writes a file with all images as Android's logical partition metadata (lp_metadata, 10.0 or, with disabled images,
+   * 10.1): other tools map them by it. Rejects with DMLOOP_NOT_REPRESENTABLE for what the format does not have.
+   */
+  async exportLpMetadata(file: string, options?: LpExportOptions): Promise<void> {
+    const { path, superPartition } = parseLpExportOptions(file, options)
+    const finder = new DiskFinder(DEFAULT_WAIT)
+    await writeExport(path, await encodeImages(await this.#images(), finder, superPartition))
+  }
+
+  /**
+   * Makes images of files that are in the directory already, NAME.img or NAME.img.0000 ..., and that logical partition
+   * metadata describe, in a file or at the start of a block device. Returns all images that it describes; those that
+   * the store has already stay. Rejects with DMLOOP_BAD_IMAGE; with DMLOOP_IMAGE_EXISTS for another image of a name;
+   * with ENOENT, with DMLOOP_FILE_CHANGED where a file is stored elsewhere than its partition, and as mapFile refuses
+   * files, before any has become an image.
+   */
+  async importLpMetadata(file: string, options?: LpImportOptions): Promise<StoredImage[]> {
+    const { path, slot, partitions } = parseLpImportOptions(file, options)
+    const finder = new DiskFinder(DEFAULT_WAIT)
+    const described = await readDescribed(path, slot, finder)
+    for (const image of described) await assertDescribed(await this.#pathsOf(image.name), image)
+    await this.#metadata.create()
+    const images: StoredImage[] = []
+    for (const image of described) {
+      const { name } = image
+      await using _ = await this.#lock(name)
+      const known = await this.#metadata.read(name)
+      if (known) await assertSameImage(name, known, image.table, finder)
+      const paths = await this.#pathsOf(name)
+      const metadata = known ?? (await adoptFiles(paths, image, { partitions, finder }))
+      if (!known) await this.#metadata.write(name, metadata)
+      images.push(this.#describe(name, metadata))
     }
     return images
+  }
+
+  /** Where the files of an image are that is not recorded; that of the only one, where none is. */
+  async #pathsOf(name: string): Promise<string[]> {
+    const target = await ImageTarget.of(join(this.directory, parseName(name) + SUFFIX))
+    const existing = await target.existing()
+    return existing.length > 0 ? existing : [target.path]
+  }
+
+  /** All images with their metadata, in the order of their names. */
+  async #images(): Promise<NamedImage[]> {
+    const images: NamedImage[] = []
+    for (const name of await this.#names()) {
+      const metadata = await this.#metadata.read(name)
+      if (metadata && isImage(metadata)) images.push({ name, metadata })
+    }
+    return images
+  }
+
+  async #readMappable(name: string): Promise<ImageMetadata | undefined> {
+    const metadata = await this.#metadata.read(name)
+    return metadata && isMappable(metadata) ? metadata : undefined
   }
 
   #lock(name: string): Promise<ImageLock> {
@@ -424,32 +445,17 @@ const isMappable = (metadata: ImageMetadata): boolean => isImage(metadata) && !m
 const noSuchImage = (name: string, detail?: string): DmloopError =>
   dmloopError('DMLOOP_NO_SUCH_IMAGE', { file: name }, detail)
 
+/** Throws DMLOOP_IMAGE_EXISTS where what is recorded of an image is not what a table says. */
+async function assertSameImage(
+  name: string,
+  metadata: ImageMetadata,
+  table: SegmentTable,
+  finder: DiskFinder,
+): Promise<void> {
+  if (!isImage(metadata)) throw dmloopError('DMLOOP_IMAGE_EXISTS', { file: name })
+  const [deviation] = deviationsOf(await storedTable(metadata, finder), table)
+  if (deviation) throw dmloopError('DMLOOP_IMAGE_EXISTS', { file: name })
+}
+
 const fileNames = (paths: readonly string[]): ImageMetadata['files'] =>
   paths.map((path) => ({ name: basename(path), handle: '' }))
-
-/** Writes the label behind the last byte of an image. */
-async function appendLabel(paths: readonly string[], id: string): Promise<void> {
-  await using file = await BackingFile.open(paths.at(-1) ?? '', DEFAULT_WAIT, { writable: true })
-  const { fd, path, size } = file
-  await result(native.allocate(fd, 0, size, LABEL_SIZE), path).catch((error: unknown) => {
-    // Then it is allocated when it is written.
-    if (!isSystemError(error, 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS')) throw error
-  })
-  await writeLabel(file, id, size)
-  await file.syncAndProbe()
-}
-
-/** Runs a step for an image; what it rejects with is a problem of that image. */
-async function noting(
-  name: string,
-  { problems }: MappedImages,
-  step: () => Promise<void>,
-): Promise<void> {
-  try {
-    await step()
-  } catch (error) {
-    if (!(error instanceof DmloopError)) throw error
-    log('%s: %o', name, error)
-    problems.push(...error.problems.map((problem) => ({ name, problem })))
-  }
-}

@@ -3,7 +3,10 @@
 import { read } from 'node:fs'
 import { promisify } from 'node:util'
 import { explainingErrors } from '../images/write-errors.js'
+import { isSystemError } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
+import { DEFAULT_WAIT } from '../kernel/wait.js'
+import { BackingFile } from '../plan/backing-file.js'
 
 const readBytes = promisify(read)
 
@@ -31,9 +34,28 @@ export async function writeLabel(
 }
 
 /** Whether the label of an image is at a place of an open file or disk, which may take direct reads only. */
-export async function hasLabel(fd: number, id: string, position: number): Promise<boolean> {
+export const hasLabel = async (fd: number, id: string, position: number): Promise<boolean> =>
+  (await readLabel(fd, position)) === id
+
+/** The id in a label at such a place; undefined where there is none. */
+export async function readLabel(fd: number, position: number): Promise<string | undefined> {
   // Where direct reads may write to.
   const { bytes } = native.newWriteBuffer(LABEL_SIZE)
   const { bytesRead } = await readBytes(fd, bytes, 0, LABEL_SIZE, position)
-  return bytesRead === LABEL_SIZE && labelOf(id).equals(bytes)
+  const [, magic, id] =
+    /^(.*\n)([-0-9a-f]{1,64})\n/.exec(Buffer.from(bytes).toString('latin1')) ?? []
+  if (bytesRead !== LABEL_SIZE || magic !== MAGIC || id === undefined) return undefined
+  return labelOf(id).equals(bytes) ? id : undefined
+}
+
+/** Appends the label of an image to its last file. */
+export async function appendLabel(path: string, id: string): Promise<void> {
+  await using file = await BackingFile.open(path, DEFAULT_WAIT, { writable: true })
+  const { fd, size } = file
+  await result(native.allocate(fd, 0, size, LABEL_SIZE), path).catch((error: unknown) => {
+    // Then it is allocated when it is written.
+    if (!isSystemError(error, 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS')) throw error
+  })
+  await writeLabel(file, id, size)
+  await file.syncAndProbe()
 }

@@ -4,7 +4,7 @@ import { toTables } from './lp-convert.js'
 import { notRepresentable } from './lp-errors.js'
 import { geometryFault, writeGeometry } from './lp-geometry.js'
 import { headerSize, writeHeader } from './lp-header.js'
-import { geometryPositions, lpAreaSize, metadataPositions } from './lp-layout.js'
+import { geometryPositions, LARGEST_AREA, lpAreaSize, metadataPositions } from './lp-layout.js'
 import {
   LP_FILE_GEOMETRY,
   SECTOR,
@@ -16,8 +16,6 @@ import {
 import { entryName, findFault } from './lp-rules.js'
 import { layOut, writeTables, type LpTables } from './lp-tables.js'
 
-/** Bytes that the metadata of a disk may take: what is larger is a mistake, and not worth the memory. */
-const LARGEST_AREA = 64 << 20
 const MAX_U32 = 2 ** 32 - 1
 
 const USE_GEOMETRY = 'Give sizes in multiples of 512 bytes, and at least one slot.'
@@ -65,7 +63,11 @@ function checkFlags({ headerFlags }: LpMetadata): void {
   throw notRepresentable(`its header has the flags ${headerFlags}`, 'Give 32 bits of them.')
 }
 
-function versionOf({ minorVersion = 0, partitions, headerFlags }: LpMetadata): LpMinorVersion {
+function versionOf({
+  minorVersion = 0,
+  partitions,
+  headerFlags,
+}: Omit<LpMetadata, 'geometry'>): LpMinorVersion {
   const attributes = partitions.flatMap((partition) => partition.attributes)
   const needed = neededVersion(attributes, headerFlags)
   return minorVersion < needed ? needed : minorVersion
@@ -101,8 +103,15 @@ function checkBlocks({ extents, blockDevices }: LpTables, { logicalBlockSize }: 
   }
 }
 
+/** Bytes that each copy of the metadata takes: the least that the geometry's maxSize can be. */
+export const lpCopySize = (metadata: Omit<LpMetadata, 'geometry'>): number =>
+  copySize(toTables(metadata), versionOf(metadata))
+
+const copySize = (tables: LpTables, version: LpMinorVersion): number =>
+  headerSize(version) + layOut(tables).size
+
 function checkSize(tables: LpTables, { maxSize }: LpGeometry, version: LpMinorVersion): void {
-  const size = headerSize(version) + layOut(tables).size
+  const size = copySize(tables, version)
   if (size <= maxSize) return
   const found = `it has ${size} bytes with ${tables.extents.length} extents, and a maximum of ${maxSize}`
   throw notRepresentable(found, USE_FEWER)

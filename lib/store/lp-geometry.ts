@@ -2,7 +2,7 @@
 import { CHECKSUM, ownChecksum } from './lp-checksum.js'
 import { damage, type Damage } from './lp-errors.js'
 import { GEOMETRY_BLOCK, lpAreaSize } from './lp-layout.js'
-import { SECTOR, type LpGeometry } from './lp-model.js'
+import { SECTOR, type LpForm, type LpGeometry } from './lp-model.js'
 
 const MAGIC = 0x616c4467
 const MAX_U32 = 2 ** 32 - 1
@@ -20,6 +20,10 @@ const FIELDS = {
 } as const
 
 const MULTIPLE = `which is no multiple of ${SECTOR} below 4 GiB`
+
+/** The form that the start of a file or a disk is of: a file starts with the geometry. */
+export const lpFormOf = (bytes: Buffer): LpForm =>
+  bytes.length >= SIZE && bytes.readUInt32LE() === MAGIC ? 'file' : 'disk'
 
 /** What is wrong with a geometry, and where in it, in bytes. */
 export function geometryFault(geometry: LpGeometry): { offset: number; found: string } | undefined {

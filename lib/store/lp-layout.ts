@@ -9,6 +9,9 @@ export const GEOMETRY_BLOCK = 4096
 /** Bytes from the start that have all copies of the geometry: read them first to learn lpAreaSize(). */
 export const LP_GEOMETRY_END = RESERVED + 2 * GEOMETRY_BLOCK
 
+/** Bytes that the metadata of a disk may take: what is larger is a mistake, and not worth the memory. */
+export const LARGEST_AREA = 64 << 20
+
 /** Where the geometry is, in bytes: the primary copy first. */
 export const geometryPositions = (form: LpForm): number[] =>
   form === 'file' ? [0] : [RESERVED, RESERVED + GEOMETRY_BLOCK]

@@ -1,10 +1,20 @@
 // What a caller of an ImageStore may ask for; checked before anything is touched.
-import { invalidValue } from '../kernel/errors.js'
-import { boolean, listener, object, parsePath, signalOf, type Options } from '../plan/arguments.js'
+import { invalidType, invalidValue } from '../kernel/errors.js'
+import { SECTOR } from '../kernel/segments.js'
+import {
+  boolean,
+  integer,
+  listener,
+  object,
+  parsePath,
+  signalOf,
+  type Options,
+} from '../plan/arguments.js'
 import type { ProgressListener } from '../plan/progress.js'
 import type { CreateOptions } from '../images/options.js'
 import type { MapOptions } from '../options.js'
 import { BOOT_KINDS, type BootKind } from './boot-files.js'
+import type { SuperPartition } from './export-lp.js'
 
 export interface StoreOptions {
   /**
@@ -25,7 +35,7 @@ export interface StoreCreateOptions extends Omit<CreateOptions, 'overwrite'> {
 /** As for mapFile. */
 export type StoreMapOptions = Pick<
   MapOptions,
-  'name' | 'udevScan' | 'verify' | 'onProgress' | 'timeout' | 'signal'
+  'name' | 'udevScan' | 'verify' | 'fence' | 'onProgress' | 'timeout' | 'signal'
 >
 
 export interface ResizeOptions {
@@ -36,6 +46,8 @@ export interface ResizeOptions {
 }
 
 export interface MapAllOptions {
+  /** As for mapFile. Default false. */
+  fence?: boolean
   /** Called with the bytes of the images that are mapped. */
   onProgress?: ProgressListener
   /** Aborts the call: the images that are mapped stay so. */
@@ -45,6 +57,21 @@ export interface MapAllOptions {
 export interface ExportBootOptions {
   /** The directory that stands for `/`, to write the files for another machine. Default `/`. */
   root?: string
+}
+
+export interface LpExportOptions {
+  /**
+   * The partition that is to have the metadata at its start. Left out: the metadata are for a file, as Android has
+   * one beside its images.
+   */
+  super?: SuperPartition
+}
+
+export interface LpImportOptions {
+  /** Which of a disk's tables, from 0 on. Default 0. */
+  slot?: number
+  /** Mapping the images makes devices for their partitions too. Default false. */
+  partitions?: boolean
 }
 
 /** Names are those of files and of devices: what udev leaves as it is, and no dot at the start. */
@@ -92,7 +119,10 @@ export function parseStoreCreateOptions(value: unknown): StoreCreateRequest {
   }
 }
 
-const MAP_KEYS = ['name', 'udevScan', 'verify', 'onProgress', 'timeout', 'signal'] as const
+const MAP_KEYS = [
+  ...(['name', 'udevScan', 'verify', 'fence'] as const),
+  ...(['onProgress', 'timeout', 'signal'] as const),
+]
 
 /** The rest is checked by mapFile. */
 export const parseStoreMapOptions = (value: unknown): StoreMapOptions => object(value, MAP_KEYS)
@@ -108,12 +138,48 @@ export function parseExportBootOptions(
   return { kind: found, root }
 }
 
+export function parseLpExportOptions(
+  file: unknown,
+  value: unknown,
+): { path: string; superPartition: SuperPartition | undefined } {
+  const { super: asked } = object(value, ['super'])
+  const path = parsePath(file, 'file')
+  if (asked === undefined) return { path, superPartition: undefined }
+  const options = object(asked, ['name', 'size'])
+  const name = parsePath(options.name, 'options.super.name')
+  const size = integer(options, 'size', SECTOR)
+  if (size === undefined) throw invalidType('options.super.size', 'a number of bytes', size)
+  return { path, superPartition: { name, size } }
+}
+
+export function parseLpImportOptions(
+  file: unknown,
+  value: unknown,
+): { path: string; slot: number; partitions: boolean } {
+  const options = object(value, ['slot', 'partitions'])
+  return {
+    path: parsePath(file, 'file'),
+    slot: integer(options, 'slot', 0) ?? 0,
+    partitions: boolean(options, 'partitions'),
+  }
+}
+
 interface ProgressRequest {
   onProgress: ProgressListener | undefined
   signal: AbortSignal | undefined
 }
 
-export function parseProgressOptions(value: unknown): ProgressRequest {
-  const options = object(value, ['onProgress', 'signal'])
-  return { onProgress: listener(options, 'onProgress'), signal: signalOf(options) }
+const PROGRESS_KEYS = ['onProgress', 'signal'] as const
+
+const progressOf = (options: Options): ProgressRequest => ({
+  onProgress: listener(options, 'onProgress'),
+  signal: signalOf(options),
+})
+
+export const parseProgressOptions = (value: unknown): ProgressRequest =>
+  progressOf(object(value, PROGRESS_KEYS))
+
+export function parseMapAllOptions(value: unknown): ProgressRequest & { fence: boolean } {
+  const options = object(value, ['fence', ...PROGRESS_KEYS])
+  return { ...progressOf(options), fence: boolean(options, 'fence') }
 }

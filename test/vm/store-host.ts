@@ -5,8 +5,8 @@ import { deviceNames, sh } from './lab.js'
 export const HOST = '/tmp/host'
 export const METADATA = '/tmp/metadata'
 
-export async function mount(): Promise<void> {
-  if (!deviceNames().includes('host')) await wrapDevice('/dev/ram0', { name: 'host' })
+export async function mount(disk = '/dev/ram0'): Promise<void> {
+  if (!deviceNames().includes('host')) await wrapDevice(disk, { name: 'host' })
   sh(`mount /dev/mapper/host ${HOST}; mkdir -p ${HOST}/images`)
 }
 

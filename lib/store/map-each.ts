@@ -1,0 +1,76 @@
+// Maps many images; what keeps one of them from being mapped keeps no other.
+import debug from 'debug'
+import { DmloopError, type Problem } from '../kernel/errors.js'
+import { limitedProgress, type ProgressListener } from '../plan/progress.js'
+
+const log = debug('dmloop:map-each')
+
+/** What `mapAll` has done. */
+export interface MappedImages {
+  /** The images that are mapped now, and the paths of their devices. */
+  mapped: { name: string; path: string }[]
+  /** Why others are not. */
+  problems: { name: string; problem: Problem }[]
+}
+
+/** Images that are mapped at a time: much of what it takes is waiting for threads. */
+const AT_ONCE = 4
+
+interface Work {
+  /** The bytes of an image; undefined for one that is not to be mapped. */
+  sizeOf: (name: string) => Promise<number | undefined>
+  /** The path of its device; undefined where there is no such image any more. */
+  map: (name: string) => Promise<string | undefined>
+  onProgress: ProgressListener | undefined
+  signal: AbortSignal | undefined
+}
+
+export async function mapEach(
+  names: readonly string[],
+  { sizeOf, map, onProgress, signal }: Work,
+): Promise<MappedImages> {
+  const done: MappedImages = { mapped: [], problems: [] }
+  const sizes = new Map<string, number>()
+  for (const name of names) {
+    await noting(name, done, async () => {
+      const size = await sizeOf(name)
+      if (size !== undefined) sizes.set(name, size)
+    })
+  }
+  const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
+  const report = limitedProgress(onProgress, total)
+  let bytes = 0
+  const waiting = sizes.entries()
+  const work = async (): Promise<void> => {
+    for (const [name, size] of waiting) {
+      signal?.throwIfAborted()
+      await noting(name, done, async () => {
+        const path = await map(name)
+        if (path !== undefined) done.mapped.push({ name, path })
+      })
+      bytes += size
+      report(bytes)
+    }
+  }
+  const workers = Array.from({ length: AT_ONCE }, work)
+  // What they share is in use until the last one has ended.
+  await Promise.allSettled(workers)
+  await Promise.all(workers)
+  done.mapped.sort((a, b) => (a.name < b.name ? -1 : 1))
+  return done
+}
+
+/** Runs a step for an image; what it rejects with is a problem of that image. */
+async function noting(
+  name: string,
+  { problems }: MappedImages,
+  step: () => Promise<void>,
+): Promise<void> {
+  try {
+    await step()
+  } catch (error) {
+    if (!(error instanceof DmloopError)) throw error
+    log('%s: %o', name, error)
+    problems.push(...error.problems.map((problem) => ({ name, problem })))
+  }
+}
