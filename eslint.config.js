@@ -69,8 +69,12 @@ export default tseslint.config(
     ),
   },
   {
-    files: ['lib/cli/**/*.ts'],
+    files: ['lib/cli/*.ts'],
     rules: restrictImports('../(?!index)', 'lib/cli/ uses what every user of the library gets.'),
+  },
+  {
+    files: ['lib/cli/*/*.ts'],
+    rules: restrictImports('../../(?!index)', 'lib/cli/ uses what every user of the library gets.'),
   },
   {
     files: ['**/*.js', '**/*.mjs'],

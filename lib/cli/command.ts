@@ -4,13 +4,13 @@ import type { Readable } from 'node:stream'
 import * as dmloop from '../index.js'
 import { parseArguments, UsageError } from './arguments.js'
 import { errorJson, failureText, Interrupted, statusOf } from './failures.js'
-import { generalHelp, verbHelp } from './help.js'
+import { generalHelp, imageHelp, verbHelp } from './help.js'
 import { jsonText, type FailureJson } from './json.js'
 import { optionOf } from './options.js'
 import { Screen, type Streams } from './screen.js'
 import { STATUS } from './status.js'
 import type { Library, Verb } from './verb.js'
-import { findVerb } from './verbs.js'
+import { IMAGE, splitVerb } from './verbs.js'
 
 export interface Surroundings extends Streams {
   stdin: Readable
@@ -23,11 +23,10 @@ export async function runCommand(
   library: Library = dmloop,
 ): Promise<number> {
   const screen = new Screen(surroundings)
-  const [first, ...rest] = words
-  const verb = first === undefined ? undefined : findVerb(first)
+  const { verb, rest } = splitVerb(words)
   try {
     if (verb) return await runVerb(verb, rest, screen, surroundings, library)
-    return runGeneral(first, rest, screen)
+    return runGeneral(words[0], rest, screen)
   } catch (error) {
     reportFailure(error, verb, rest, screen)
     return statusOf(error)
@@ -44,23 +43,37 @@ function runGeneral(first: string | undefined, rest: readonly string[], screen: 
     case 'help':
     case '--help':
     case '-h':
-      screen.print(helpOn(rest[0]))
+      screen.print(helpOn(rest))
+      return STATUS.done
+    case IMAGE:
+      if (rest[0] === undefined) {
+        screen.warn(imageHelp())
+        return STATUS.usage
+      }
+      if (!HELP.includes(rest[0])) throw unknownVerb([first, ...rest])
+      screen.print(imageHelp())
       return STATUS.done
     case '--version':
     case '-V':
       screen.print(`dmloop ${version()}\n`)
       return STATUS.done
     default:
-      throw new UsageError(`${first} is not a verb of dmloop`)
+      throw unknownVerb([first])
   }
 }
 
-function helpOn(name: string | undefined): string {
-  if (name === undefined) return generalHelp()
-  const verb = findVerb(name)
-  if (!verb) throw new UsageError(`${name} is not a verb of dmloop`)
-  return verbHelp(verb)
+const HELP = ['--help', '-h']
+
+function helpOn(words: readonly string[]): string {
+  const { verb } = splitVerb(words)
+  if (verb) return verbHelp(verb)
+  if (words.length === 0) return generalHelp()
+  if (words.length === 1 && words[0] === IMAGE) return imageHelp()
+  throw unknownVerb(words)
 }
+
+const unknownVerb = (words: readonly string[]): UsageError =>
+  new UsageError(`${words.slice(0, words[0] === IMAGE ? 2 : 1).join(' ')} is not a verb of dmloop`)
 
 function version(): string {
   const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')

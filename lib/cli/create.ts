@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream'
 import { STATUS } from './status.js'
 import { jsonText, type CreateJson } from './json.js'
-import { defineVerb, longCall } from './verb.js'
+import { defineVerb, longCall, type Call } from './verb.js'
 
 export const create = defineVerb({
   name: 'create',
@@ -15,18 +15,25 @@ export const create = defineVerb({
   whenStopped: 'no file is left',
   async run(call) {
     const [file] = call.operands as [string]
-    const { from, ...options } = call.values
-    const source = from === '-' ? call.stdin() : from
-    const made = await call.dmloop
-      .createImage(file, {
-        ...options,
-        ...(source === undefined ? {} : { from: source }),
-        ...longCall(call, file),
-      })
-      // A pipe that was not read to its end would keep the process alive.
-      .finally(() => source instanceof Readable && source.destroy())
+    const made = await contentOf(call, (from) =>
+      call.dmloop.createImage(file, { ...call.values, ...from, ...longCall(call, file) }),
+    )
     const document: CreateJson = { files: made }
     call.screen.print(call.json ? jsonText(document) : made.map((each) => `${each}\n`).join(''))
     return STATUS.done
   },
 })
+
+/** Runs a step with the content that was asked for. */
+export async function contentOf<T>(
+  { values: { from }, stdin }: Pick<Call<'from'>, 'values' | 'stdin'>,
+  step: (content: { from?: string | Readable }) => Promise<T>,
+): Promise<T> {
+  const source = from === '-' ? stdin() : from
+  try {
+    return await step(source === undefined ? {} : { from: source })
+  } finally {
+    // A pipe that was not read to its end would keep the process alive.
+    if (source instanceof Readable) source.destroy()
+  }
+}

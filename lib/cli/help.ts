@@ -2,7 +2,8 @@
 import { COMMON, optionOf, type Option, type OptionKey } from './options.js'
 import { alignColumns, wrapWords } from './text.js'
 import type { Verb } from './verb.js'
-import { VERBS } from './verbs.js'
+import { IMAGE_VERBS } from './image/verbs.js'
+import { IMAGE, VERBS } from './verbs.js'
 
 const EXIT_STATUS = `Exit status:
   0  done
@@ -15,13 +16,13 @@ const SIZES =
   'SIZE is in bytes, or has a suffix: K, M, G, T (or KiB, MiB ...) for powers of 1024, KB, MB, GB, TB for powers of 1000.'
 
 export function generalHelp(): string {
-  const summaries = VERBS.map(({ name, summary }) => [`  ${name}`, summary])
+  const images = [`  ${IMAGE} VERB`, `keep images by name: dmloop help ${IMAGE}`]
   const examples = VERBS.map(({ examples: [first = ''] }) => `  ${first}\n`)
   return `Makes a block device of a file’s own blocks, at the speed of the disk.
 
 Usage: dmloop VERB [OPTION ...] OPERAND ...
 
-${alignColumns(summaries)}
+${alignColumns([...summariesOf(VERBS), images])}
 dmloop help VERB    the options of a verb
 dmloop --version    the version
 
@@ -30,6 +31,18 @@ ${examples.join('')}
 ${EXIT_STATUS}
 `
 }
+
+const summariesOf = (verbs: readonly Verb[]): string[][] =>
+  verbs.map(({ name, summary }) => [`  ${name}`, summary])
+
+/** The verbs of image stores. */
+export const imageHelp = (): string => `Keeps images by name, in a directory.
+
+Usage: dmloop ${IMAGE} VERB [OPTION ...] DIRECTORY [OPERAND ...]
+
+${alignColumns(summariesOf(IMAGE_VERBS))}
+dmloop help ${IMAGE} VERB    the options of a verb
+`
 
 export function verbHelp({ name, operands, summary, details, examples, options }: Verb): string {
   const keys: OptionKey[] = [...options, ...COMMON]

@@ -18,7 +18,7 @@ export interface PlanJson {
   segments: Segment[]
 }
 
-/** Of `map` and `wrap`. */
+/** Of `map`, `wrap` and `image map`. */
 export interface DeviceJson {
   name: string
   path: string
@@ -43,13 +43,13 @@ export interface ListJson {
   mappings: DeviceJson[]
 }
 
-/** Of `create`. */
+/** Of `create` and `image boot`. */
 export interface CreateJson {
   /** The files that were made. */
   files: string[]
 }
 
-/** Of `unmap`, `verify`, `release` and `provision`: what became of each operand. */
+/** Of verbs that take several operands: what became of each. */
 export interface ResultsJson<Result> {
   results: (ResultJson<Result> | FailedJson)[]
 }
@@ -75,9 +75,50 @@ export interface VerifiedJson {
   problems: Problem[]
 }
 
-/** `release` and `provision`. */
+/** Of what has nothing more to say. */
 export interface DoneJson {
   ok: true
+}
+
+/** Of `image create`. */
+export interface ImageJson {
+  name: string
+  /** Bytes. */
+  size: number
+  readOnly: boolean
+  /** Whether mapping it makes devices for its partitions. */
+  partitions: boolean
+  /** Whether it is deleted as soon as it is not in use. */
+  disabled: boolean
+  segmentCount: number
+  files: string[]
+}
+
+/** Of `image list`. */
+export interface ImagesJson {
+  images: (ImageJson & { mapped: boolean })[]
+}
+
+/** Of `image import-lp`. */
+export interface ImagesMadeJson {
+  images: ImageJson[]
+}
+
+/** Of `image map-all`. */
+export interface MapAllJson {
+  mapped: { name: string; path: string }[]
+  problems: { name: string; problem: Problem }[]
+}
+
+/** Of `image remove-disabled`. */
+export interface NamesJson {
+  names: string[]
+}
+
+/** `image validate`. */
+export interface ValidatedJson {
+  ok: boolean
+  problems: Problem[]
 }
 
 /** Of a command that failed. */
@@ -116,6 +157,19 @@ export interface Documents {
   wrap: DeviceJson
   provision: ResultsJson<DoneJson>
   create: CreateJson
+  'image create': ImageJson
+  'image list': ImagesJson
+  'image map': DeviceJson
+  'image unmap': ResultsJson<DoneJson>
+  'image map-all': MapAllJson
+  'image validate': ResultsJson<ValidatedJson>
+  'image resize': DoneJson
+  'image delete': ResultsJson<DoneJson>
+  'image disable': ResultsJson<DoneJson>
+  'image remove-disabled': NamesJson
+  'image boot': CreateJson
+  'image export-lp': DoneJson
+  'image import-lp': ImagesMadeJson
 }
 
 export const deviceJson = (device: MappedDevice): DeviceJson => ({

@@ -13,7 +13,7 @@ export const map = defineVerb({
   details:
     'Several files are one device, end to end. Standard output has the path of the device and nothing else.',
   examples: ['dev=$(dmloop map disk.img)', 'dmloop map --partscan --read-only disk.img'],
-  options: [...PLAN_OPTIONS, 'name', 'partitions', 'udevScan', 'verify', 'timeout'],
+  options: [...PLAN_OPTIONS, 'name', 'partitions', 'fence', 'udevScan', 'verify', 'timeout'],
   whenStopped: 'nothing is left of the device',
   async run(call) {
     const { operands, values, dmloop } = call
@@ -28,7 +28,7 @@ export const map = defineVerb({
 })
 
 /** Problems that are no errors; in JSON, the device has them. */
-function warnOf(
+export function warnOf(
   { json, screen }: Pick<Call, 'json' | 'screen'>,
   title: string,
   problems: readonly Problem[],

@@ -15,6 +15,7 @@ export type Library = Pick<
   | 'wrapDevice'
   | 'provisionFile'
   | 'createImage'
+  | 'ImageStore'
 >
 
 /** What a verb works with. */

@@ -1,9 +1,10 @@
+import type { Verification } from '../index.js'
 import { problemText } from './failures.js'
 import { deviceJson, type VerifiedJson } from './json.js'
 import { findTargets, forEachTarget } from './results.js'
 import { STATUS } from './status.js'
 import { counted, printable } from './text.js'
-import { defineVerb, longCall } from './verb.js'
+import { defineVerb, longCall, type Call } from './verb.js'
 
 export const verify = defineVerb({
   name: 'verify',
@@ -17,7 +18,6 @@ export const verify = defineVerb({
   whenStopped: 'nothing was changed',
   async run(call) {
     const { content } = call.values
-    const { json, screen } = call
     return await forEachTarget(
       call,
       await findTargets(call),
@@ -29,14 +29,20 @@ export const verify = defineVerb({
         })
         return { device: deviceJson(mapping), ok, problems }
       },
-      ({ ok, problems }, operand) => {
-        const found = ok
-          ? screen.paint('green', 'ok')
-          : screen.paint('red', counted(problems.length, 'problem'))
-        if (!json)
-          screen.print(`${printable(operand)}: ${found}\n${problems.map(problemText).join('')}`)
-        return ok ? STATUS.done : STATUS.refused
-      },
+      (found, operand) => showVerification(call, operand, found),
     )
   },
 })
+
+/** Prints what was found of a mapping or an image, for people; returns the status. */
+export function showVerification(
+  { json, screen }: Pick<Call, 'json' | 'screen'>,
+  operand: string,
+  { ok, problems }: Verification,
+): number {
+  const found = ok
+    ? screen.paint('green', 'ok')
+    : screen.paint('red', counted(problems.length, 'problem'))
+  if (!json) screen.print(`${printable(operand)}: ${found}\n${problems.map(problemText).join('')}`)
+  return ok ? STATUS.done : STATUS.refused
+}

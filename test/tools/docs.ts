@@ -3,7 +3,8 @@
 // compares.
 import { fileURLToPath } from 'node:url'
 import { writeFileSync } from 'node:fs'
-import { generalHelp, verbHelp } from '#lib/cli/help.js'
+import { generalHelp, imageHelp, verbHelp } from '#lib/cli/help.js'
+import { IMAGE_VERBS } from '#lib/cli/image/verbs.js'
 import { VERBS } from '#lib/cli/verbs.js'
 import { POLICY } from '#lib/kernel/policy.js'
 import { markdownTable, withGenerated } from '../../bench/tables.js'
@@ -61,7 +62,11 @@ const fenced = (text: string): string => `\`\`\`text\n${text}\`\`\`\n`
 
 const HELP: Record<string, () => string> = {
   general: () => `\n${fenced(generalHelp())}`,
-  verbs: () => VERBS.map((verb) => `\n### \`${verb.name}\`\n\n${fenced(verbHelp(verb))}`).join(''),
+  verbs: () =>
+    [...VERBS, ...IMAGE_VERBS]
+      .map((verb) => `\n### \`${verb.name}\`\n\n${fenced(verbHelp(verb))}`)
+      .join(''),
+  images: () => `\n${fenced(imageHelp())}`,
 }
 
 /** A document with the command's help as it is now. */

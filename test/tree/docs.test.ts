@@ -4,7 +4,8 @@ import { dirname, join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
 import * as dmloop from 'dmloop'
-import { generalHelp, verbHelp } from '#lib/cli/help.js'
+import { generalHelp, imageHelp, verbHelp } from '#lib/cli/help.js'
+import { IMAGE_VERBS } from '#lib/cli/image/verbs.js'
 import { VERBS } from '#lib/cli/verbs.js'
 import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/options.js'
 import { parseCreateOptions, parseProvisionOptions } from '#lib/images/options.js'
@@ -40,6 +41,8 @@ function rowsUnder(document: string, header: readonly string[]): string[][] {
   })
 }
 
+const ALL_VERBS = [...VERBS, ...IMAGE_VERBS]
+
 await t.test('the README is short', (t) => {
   t.ok(read('README.md').split('\n').length <= 120)
   t.end()
@@ -54,15 +57,15 @@ for (const [name, { document, header, rows }] of Object.entries(TABLES)) {
 
 await t.test('the help of the command', async (t) => {
   t.equal(read(COMMAND), await withHelp(COMMAND), `npm run docs writes ${COMMAND}`)
-  t.match(read(COMMAND), generalHelp(), 'and it is there')
-  for (const verb of VERBS) t.match(read(COMMAND), verbHelp(verb), verb.name)
+  for (const help of [generalHelp(), imageHelp()]) t.match(read(COMMAND), help, 'and it is there')
+  for (const verb of ALL_VERBS) t.match(read(COMMAND), verbHelp(verb), verb.name)
 })
 
 await t.test('docs/command.md has the document of every verb', (t) => {
   const verbs = rowsUnder(COMMAND, ['verb', 'document']).flatMap(([names = '']) =>
-    [...names.matchAll(/`(\w+)`/g)].map(([, name]) => name),
+    [...names.matchAll(/`([\w- ]+)`/g)].map(([, name]) => name),
   )
-  t.strictSame(verbs.sort(), VERBS.map(({ name }) => name).sort())
+  t.strictSame(verbs.sort(), ALL_VERBS.map(({ name }) => name).sort())
   t.end()
 })
 

@@ -1,7 +1,14 @@
 // The command without a kernel: its words, its help, its drawings, and what it makes of the library's errors.
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
-import { DmloopError, Plan, SegmentTable, type ExtentTable, type MappedDevice } from 'dmloop'
+import {
+  DmloopError,
+  Plan,
+  SegmentTable,
+  type ExtentTable,
+  type MappedDevice,
+  type StoredImage,
+} from 'dmloop'
 import { parseSize } from '#lib/cli/arguments.js'
 import { runCommand } from '#lib/cli/command.js'
 import { COMMON, optionOf } from '#lib/cli/options.js'
@@ -9,6 +16,7 @@ import { progressLine, Screen, type Output } from '#lib/cli/screen.js'
 import { drawStorage, fillColumns } from '#lib/cli/storage.js'
 import { formatBytes, printable, shortBytes } from '#lib/cli/text.js'
 import type { Library } from '#lib/cli/verb.js'
+import { IMAGE_VERBS } from '#lib/cli/image/verbs.js'
 import { VERBS } from '#lib/cli/verbs.js'
 import { inCommandWords } from '#lib/cli/words.js'
 import { invalidValue, outOfRange, problem, systemError } from '#lib/kernel/errors.js'
@@ -113,6 +121,10 @@ function fakePlan(
   })
 }
 
+const hole = problem('DMLOOP_HOLE', { file: '/srv/a', offset: 0, length: 4096 })
+const shared = problem('DMLOOP_SHARED_EXTENT', { file: '/srv/a' })
+const verdict = new DmloopError(hole, [hole, shared])
+
 const shaped = (t: Test, type: string, { out }: Run): unknown => {
   const document = JSON.parse(out) as unknown
   t.strictSame(misfits(type, document), [], `${type} is of its type`)
@@ -204,6 +216,7 @@ await t.test('options are those of the library', async (t) => {
       ],
       '/dev/mapper/a\n',
     ],
+    ['map --fence a', [['a'], { fence: true, signal }]],
     ['wrap /dev/sda w', ['/dev/sda', { name: 'w' }], '/dev/mapper/w\n'],
     ['wrap --no-udev-scan /dev/sda w', ['/dev/sda', { name: 'w', udevScan: false }]],
     ['release a', ['a'], ''],
@@ -232,12 +245,124 @@ await t.test('options are those of the library', async (t) => {
   t.ok(stdin.destroyed, 'which keeps no process alive')
 })
 
+await t.test('the verbs of images are the methods of a store', async (t) => {
+  const called: unknown[] = []
+  const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value))
+  const image: StoredImage = {
+    ...{ name: 'a', size: 1 << 30, readOnly: false, partitions: false, disabled: false },
+    ...{ files: ['/srv/a.img'], segmentCount: 3 },
+  }
+  const results: Record<string, unknown> = {
+    create: image,
+    list: [image, { ...image, name: 'longer', readOnly: true, disabled: true }],
+    get: image,
+    isMapped: true,
+    map: fakeDevice('a', { partitionProblems: [hole] }),
+    mapAll: {
+      mapped: [{ name: 'a', path: '/dev/mapper/a' }],
+      problems: [{ name: 'b', problem: hole }],
+    },
+    validate: { ok: false, problems: [hole] },
+    removeDisabled: ['a', 'b'],
+    exportBoot: ['/etc/a', '/etc/b'],
+    importLpMetadata: [image],
+  }
+  const store = new Proxy(
+    {},
+    {
+      get: (_, method: string) =>
+        method === 'then'
+          ? undefined
+          : (...args: unknown[]) => {
+              if (method !== 'isMapped') called.push(method, ...args)
+              return Promise.resolve(results[method])
+            },
+    },
+  )
+  const open = (...args: unknown[]): Promise<unknown> => {
+    called.splice(0, called.length, ...args)
+    return Promise.resolve(store)
+  }
+  const library = { ImageStore: { open } } as unknown as Library
+  const { signal } = new AbortController()
+  const calls: [words: string, args: unknown[], out: string | RegExp, status?: number][] = [
+    [
+      'create --size=1G --max-file-size=1M -rP d a',
+      [
+        ...['create', 'a'],
+        {
+          ...{ size: 1 << 30, maxFileSize: 1 << 20, readOnly: true, partitions: true },
+          signal,
+        },
+      ],
+      '/srv/a.img\n',
+    ],
+    [
+      'list d',
+      ['list'],
+      `NAME    SIZE  RO  MAPPED  DISABLED  SEGMENTS  FILES
+a       1G    0   1       0         3         /srv/a.img
+longer  1G    1   1       1         3         /srv/a.img
+`,
+    ],
+    ['list -nb d a', ['get', 'a'], 'a  1073741824  0  1  0  3  /srv/a.img\n'],
+    [
+      'map --fence --name=x --timeout=1 d a',
+      ['map', 'a', { fence: true, name: 'x', timeout: 1000, signal }],
+      '/dev/mapper/a\n',
+    ],
+    ['map-all --fence d', ['mapAll', { fence: true, signal }], '/dev/mapper/a\n', 1],
+    ['unmap --deferred d a', ['unmap', 'a', { deferred: true, signal }], ''],
+    ['validate d a', ['validate', 'a'], /^a: 1 problem\n.*hole/, 1],
+    ['validate d', ['list', 'validate', 'a', 'validate', 'longer'], /longer: 1/, 1],
+    ['resize --size=2G d a', ['resize', 'a', 2 ** 31, { signal }], ''],
+    ['delete d a b', ['delete', 'a', 'delete', 'b'], ''],
+    ['delete --all d', ['list', 'removeAll'], ''],
+    ['disable d a', ['disable', 'a'], ''],
+    ['remove-disabled d', ['removeDisabled'], 'a\nb\n'],
+    ['boot --for=dracut --root=/x d', ['exportBoot', 'dracut', { root: '/x' }], '/etc/a\n/etc/b\n'],
+    ['export-lp d f', ['exportLpMetadata', 'f', {}], ''],
+    [
+      'export-lp --super=super --super-size=1G d f',
+      ['exportLpMetadata', 'f', { super: { name: 'super', size: 1 << 30 } }],
+      '',
+    ],
+    ['import-lp --slot=1 -P d f', ['importLpMetadata', 'f', { slot: 1, partitions: true }], 'a\n'],
+  ]
+  for (const [words, args, out, status = 0] of calls) {
+    const list = ['image', ...words.split(' ')]
+    const result = await run([...list, '--metadata=m'], library)
+    t.equal(result.status, status, words)
+    if (typeof out === 'string') t.equal(result.out, out, words)
+    else t.match(result.out, out, words)
+    t.strictSame(plain(called), plain(['d', { metadata: 'm' }, ...args]), words)
+    const json = await run([...list, '--json'], library)
+    t.match(json, { status, err: '' }, `${words}, JSON`)
+    shaped(t, `image ${words.split(' ')[0] ?? ''}`, json)
+  }
+  t.match((await run(['image', 'map', 'd', 'a'], library)).err, /partition table.*\n.*hole/)
+  t.match((await run(['image', 'map-all', 'd'], library)).err, /^dmloop: b: .*hole/)
+  t.strictSame(
+    [...new Set(calls.map(([words]) => words.split(' ')[0]))].sort(),
+    IMAGE_VERBS.map(({ name }) => name.replace('image ', '')).sort(),
+  )
+})
+
 await t.test('what a command line does not say: one line, and exit status 2', async (t) => {
   const never = (): never => t.fail('nothing is called') as never
   const library: Partial<Library> = { mapFile: never, createImage: never, openMapping: never }
   for (const [words, message] of [
     ['plann a', /plann is not a verb/],
     ['help plann', /plann is not a verb/],
+    ['image plann a', /image plann is not a verb/],
+    ['help image plann', /image plann is not a verb/],
+    ['image map a', /DIRECTORY NAME is missing/],
+    ['image resize a b', /--size is missing/],
+    ['image boot a', /--for is missing/],
+    ['image boot --for=grub a', /--for must be one of initramfs-tools/],
+    ['image delete a', /name an image, or say --all/],
+    ['image delete --all a b', /--all leaves nothing to name/],
+    ['image export-lp --super=super a b', /--super and --super-size go together/],
     ['--foo', /--foo is not a verb/],
     ['map', /FILE \.\.\. is missing/],
     ['map --foo a', /'--foo'/],
@@ -260,7 +385,7 @@ await t.test('what a command line does not say: one line, and exit status 2', as
     t.equal(status, 2, words)
     if (list.includes('--json')) continue
     t.equal(out, '', words)
-    t.match(err, /^dmloop: .*\. Try: dmloop help( \w+)?\n$/, words)
+    t.match(err, /^dmloop: .*\. Try: dmloop help( [\w -]+)?\n$/, words)
     t.match(err, message, words)
   }
   const json = await run(['map', '--offset=x', '--json', 'a'], library)
@@ -296,12 +421,18 @@ await t.test('help', async (t) => {
   const general = await run(['--help'])
   t.match(general, { status: 0, err: '' })
   t.equal((await run(['help'])).out, general.out)
-  for (const { name, summary, examples, options } of VERBS) {
-    t.ok(general.out.includes(`  ${name} `) && general.out.includes(summary), name)
-    const help = await run(['help', name])
+  const images = await run(['image', '--help'])
+  t.match(images, { status: 0, err: '' })
+  t.equal((await run(['help', 'image'])).out, images.out)
+  t.match(await run(['image']), { status: 2, out: '', err: images.out })
+  for (const { name, summary, examples, options } of [...VERBS, ...IMAGE_VERBS]) {
+    const words = name.split(' ')
+    const overview = words.length === 1 ? general.out : images.out
+    t.ok(overview.includes(`  ${name} `) && overview.includes(summary), name)
+    const help = await run(['help', ...words])
     t.match(help, { status: 0, err: '' }, name)
-    t.equal((await run([name, '--help'])).out, help.out, `${name} --help`)
-    t.equal((await run([name, '-h', '--json'])).out, help.out, `${name} -h`)
+    t.equal((await run([...words, '--help'])).out, help.out, `${name} --help`)
+    t.equal((await run([...words, '-h', '--json'])).out, help.out, `${name} -h`)
     t.ok(
       examples.length > 0 && examples.every((each) => each.includes(`dmloop ${name}`)),
       'example',
@@ -311,7 +442,7 @@ await t.test('help', async (t) => {
       t.ok(help.out.includes(`--${optionOf(key).flag}`), key)
     const shorts = [...options, ...COMMON].flatMap((key) => optionOf(key).short ?? [])
     t.equal(new Set(shorts).size, shorts.length, 'no letter has two meanings')
-    const long = `${general.out}${help.out}`.split('\n').filter((line) => line.length > 80)
+    const long = `${overview}${help.out}`.split('\n').filter((line) => line.length > 80)
     t.strictSame(long, [], 'it fits a terminal')
   }
   t.match(await run(['--version']), { status: 0, out: /^dmloop \d+\.\d+\.\d+\n$/ })
@@ -319,9 +450,6 @@ await t.test('help', async (t) => {
 
 // --- errors -----------------------------------------------------------------------------------------
 
-const hole = problem('DMLOOP_HOLE', { file: '/srv/a', offset: 0, length: 4096 })
-const shared = problem('DMLOOP_SHARED_EXTENT', { file: '/srv/a' })
-const verdict = new DmloopError(hole, [hole, shared])
 const failure = systemError({ errno: -5, syscall: 'DM_TABLE_LOAD' }, '/dev/x')
 
 await t.test('exit status and words of each class of failure', async (t) => {
