@@ -5,9 +5,9 @@ import { readdirSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { COMMAND, dmloop, inShell, json, onTerminal } from './command-line.js'
-import { deviceNames, leftFiles, makeHost, oneSegment, sh } from './lab.js'
+import { deviceNames, leftFiles, sh, wrappedHost } from './lab.js'
 
-const host = makeHost('ext4', oneSegment(), { name: 'host' })
+const host = await wrappedHost('ext4')
 const image = `${host.path}/disk.img`
 const DONE = { status: 0, stdout: '', stderr: '' }
 
@@ -94,6 +94,47 @@ await t.test('partitions', (t) => {
     t.match(dmloop('list').stdout, /\ndisk.img:1 +\/dev\/\S+1 +500K +0 +- +- /)
     t.match(dmloop('unmap', image), DONE)
   }
+  clean(t)
+  t.end()
+})
+
+await t.test('images by name', (t) => {
+  const store = `${host.path}/store`
+  const content = '/tmp/content'
+  sh(`head -c 3M /dev/urandom >${content}`)
+  const a = `${store}/a.img`
+  const made = dmloop('image', 'create', '--from', content, store, 'a')
+  t.match(made, { ...DONE, stdout: `${a}\n` })
+  t.match(json(t, 0, 'image', 'create', '--size=1M', store, 'b'), { name: 'b', size: 1 << 20 })
+  t.match(dmloop('image', 'create', '--size=1M', store, 'b'), { status: 1, stdout: '' })
+  t.match(dmloop('image', 'list', store).stdout, /^NAME .*\na +3M +0 +0 +0 +\d+ +\/.*\nb +1M/)
+  const mapped = dmloop('image', 'map', store, 'a')
+  t.match(mapped, { ...DONE, stdout: '/dev/mapper/a\n' })
+  sh(`cmp ${content} /dev/mapper/a`)
+  t.match(json(t, 0, 'image', 'list', store, 'a'), { images: [{ name: 'a', mapped: true }] })
+  t.match(dmloop('image', 'resize', '--size=4M', store, 'a'), DONE)
+  t.equal(sh('blockdev --getsize64 /dev/mapper/a').trim(), String(4 << 20))
+  t.match(dmloop('image', 'validate', store), { ...DONE, stdout: 'a: ok\nb: ok\n' })
+  t.match(dmloop('image', 'delete', store, 'a'), { status: 1, stderr: /is mapped, as \/dev/ })
+  t.match(dmloop('image', 'unmap', store, 'a', 'none'), { status: 1, stderr: /none.*not an image/ })
+  t.match(dmloop('image', 'map-all', store), { ...DONE, stdout: '/dev/mapper/a\n/dev/mapper/b\n' })
+  t.match(dmloop('image', 'unmap', store, 'a', 'b'), DONE)
+
+  const boot = dmloop('image', 'boot', '--for=initramfs-tools', '--root=/tmp/root', store)
+  t.match(boot, { status: 0, stdout: /^\/tmp\/root\// })
+  for (const file of boot.stdout.trim().split('\n')) sh(`test -f ${file}`)
+  t.match(dmloop('image', 'export-lp', store, '/tmp/lp'), DONE)
+  sh(`rm -rf ${store}/.dmloop`)
+  t.match(dmloop('image', 'list', store), DONE)
+  t.match(dmloop('image', 'import-lp', store, '/tmp/lp'), { ...DONE, stdout: 'a\nb\n' })
+
+  t.match(dmloop('image', 'disable', store, 'b'), DONE)
+  t.match(dmloop('image', 'map', store, 'b'), { status: 1, stderr: /is disabled/ })
+  t.match(dmloop('image', 'remove-disabled', store), { ...DONE, stdout: 'b\n' })
+  t.match(dmloop('image', 'delete', '--all', store), DONE)
+  t.match(dmloop('image', 'list', store), DONE)
+  t.match(dmloop('image', 'delete', store, 'a'), { status: 1, stderr: /not an image of the store/ })
+  sh(`rm -r ${store}`)
   clean(t)
   t.end()
 })

@@ -46,7 +46,8 @@ export function json(t: Test, status: number, ...words: [verb: string, ...string
   const outcome = dmloop(...words, '--json')
   t.match(outcome, { status, stderr: '' }, words.join(' '))
   const document = JSON.parse(outcome.stdout) as Record<string, unknown>
-  t.strictSame(misfits('error' in document ? 'FailureJson' : words[0], document), [], 'its type')
+  const verb = words.slice(0, words[0] === 'image' ? 2 : 1).join(' ')
+  t.strictSame(misfits('error' in document ? 'FailureJson' : verb, document), [], 'its type')
   return document
 }
 
