@@ -22,6 +22,7 @@ export type {
   LpExportOptions,
   LpImportOptions,
   MapAllOptions,
+  NewWrapper,
   ResizeOptions,
   StoreCreateOptions,
   StoreMapOptions,

@@ -143,6 +143,12 @@ export const OPTIONS = {
     choices: ['initramfs-tools', 'dracut', 'systemd', 'dm-mod.create'],
     help: 'what maps them',
   },
+  wrap: {
+    kind: 'text',
+    flag: 'wrap',
+    value: 'NAME=DEVICE',
+    help: 'make a wrapper that no image needs yet, as of the root filesystem’s partition',
+  },
   root: {
     kind: 'text',
     flag: 'root',

@@ -2,15 +2,18 @@
 import { mkdir, readdir, readFile, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { invalidValue, isSystemError } from '../kernel/errors.js'
-import { replaceFile } from '../kernel/path.js'
+import { identify, replaceFile } from '../kernel/path.js'
 import { SECTOR } from '../kernel/segments.js'
+import { deviceName } from '../kernel/sysfs.js'
+import { DEFAULT_WAIT } from '../kernel/wait.js'
 import type { Partition } from '../partitions.js'
 import { bootFiles, type BootFile, type BootKind, type BootPlan } from './boot-files.js'
 import type { BootDevice, BootDisk, BootWrapper } from './boot-plan.js'
 import { BOOT_FOLDER } from './boot-script.js'
-import type { DiskFinder, DiskName } from './disk-name.js'
+import { nameDisk, type DiskFinder, type DiskName } from './disk-name.js'
 import { labelOf } from './label.js'
 import type { ImageMetadata } from './metadata.js'
+import type { NewWrapper } from './options.js'
 
 /** An image that is to be mapped at boot. */
 export interface BootImage {
@@ -19,12 +22,16 @@ export interface BootImage {
   partitions: readonly Partition[]
 }
 
-/** The plan for some images. Rejects with DMLOOP_DISK_MISSING. */
+/** The plan for some images, and wrappers besides. Rejects with DMLOOP_DISK_MISSING. */
 export async function bootPlan(
   images: readonly BootImage[],
+  wrappers: readonly NewWrapper[],
   finder: DiskFinder,
 ): Promise<BootPlan> {
   const names = new Names()
+  for (const { device, name } of wrappers) {
+    names.wrapper({ name, disk: await nameDisk(await deviceAt(device), DEFAULT_WAIT) })
+  }
   const devices = images.map((image) => describe(image, names))
   const disks: BootDisk[] = []
   for (const name of names.disks) disks.push({ ...diskOf(name), number: await finder.find(name) })
@@ -49,11 +56,22 @@ class Names {
 
   host(host: ImageMetadata['host']): BootDevice['filesystem'] {
     if (host === null) throw invalidValue('metadata.host', 'the name of a device', host)
-    if (host.by !== 'WRAPPER') return { disk: this.disk(host) }
-    const disk = this.disk(host.disk)
-    const found = this.wrappers.findIndex((wrapper) => wrapper.disk === disk)
-    return { wrapper: found === -1 ? this.wrappers.push({ name: host.name, disk }) - 1 : found }
+    return host.by === 'WRAPPER' ? { wrapper: this.wrapper(host) } : { disk: this.disk(host) }
   }
+
+  /** A disk has one wrapper: the first that is named. */
+  wrapper({ name, disk: wrapped }: { name: string; disk: DiskName }): number {
+    const disk = this.disk(wrapped)
+    const found = this.wrappers.findIndex((wrapper) => wrapper.disk === disk)
+    return found === -1 ? this.wrappers.push({ name, disk }) - 1 : found
+  }
+}
+
+/** The number of a block device. */
+async function deviceAt(path: string): Promise<string> {
+  const { isBlockDevice, major, minor } = await identify(path)
+  if (isBlockDevice) return deviceName(major, minor)
+  throw invalidValue('options.wrappers', 'the paths of block devices', path)
 }
 
 const LVM = 'LVM-'

@@ -293,7 +293,7 @@ export class ImageStore {
       if (metadata.disabled) continue
       images.push({ name, metadata, partitions: await this.#partitionsOf(name, metadata) })
     }
-    const plan = await bootPlan(images, new DiskFinder(DEFAULT_WAIT))
+    const plan = await bootPlan(images, request.wrappers, new DiskFinder(DEFAULT_WAIT))
     return await writeBootFiles(plan, request.kind, request.root)
   }
 

@@ -13,6 +13,7 @@ import {
 import type { ProgressListener } from '../plan/progress.js'
 import type { CreateOptions } from '../images/options.js'
 import type { MapOptions } from '../options.js'
+import { checkedName } from '../plan/names.js'
 import { BOOT_KINDS, type BootKind } from './boot-files.js'
 import type { SuperPartition } from './export-lp.js'
 
@@ -57,6 +58,19 @@ export interface MapAllOptions {
 export interface ExportBootOptions {
   /** The directory that stands for `/`, to write the files for another machine. Default `/`. */
   root?: string
+  /**
+   * Wrappers that are to be made although no image needs them yet: of the partition that the root filesystem is
+   * still mounted on directly, say.
+   */
+  wrappers?: readonly NewWrapper[]
+}
+
+/** A wrapper that a boot is to make. */
+export interface NewWrapper {
+  /** The path of a block device, which may be in use now. */
+  device: string
+  /** The device-mapper name. */
+  name: string
 }
 
 export interface LpExportOptions {
@@ -130,12 +144,23 @@ export const parseStoreMapOptions = (value: unknown): StoreMapOptions => object(
 export function parseExportBootOptions(
   kind: unknown,
   value: unknown,
-): { kind: BootKind; root: string } {
+): { kind: BootKind; root: string; wrappers: NewWrapper[] } {
   const found = BOOT_KINDS.find((each) => each === kind)
   if (!found) throw invalidValue('kind', `one of ${BOOT_KINDS.join(', ')}`, kind)
-  const options = object(value, ['root'])
+  const options = object(value, ['root', 'wrappers'])
   const root = options.root === undefined ? '/' : parsePath(options.root, 'options.root')
-  return { kind: found, root }
+  const wrappers = options.wrappers ?? []
+  if (!Array.isArray(wrappers)) throw invalidType('options.wrappers', 'an array', wrappers)
+  return { kind: found, root, wrappers: wrappers.map(parseWrapper) }
+}
+
+function parseWrapper(value: unknown, index: number): NewWrapper {
+  const { device, name } = object(value, ['device', 'name'])
+  const of = `options.wrappers[${index}]`
+  return {
+    device: parsePath(device, `${of}.device`),
+    name: checkedName(parsePath(name, `${of}.name`)),
+  }
 }
 
 export function parseLpExportOptions(

@@ -21,6 +21,8 @@ const COMMAND = guest('command', [], ['--udev', '--disk=100'])
 const PROOF = guest('proof', [], ['--disk=100'])
 const PARTITIONS = guest('partitions', [], ['--disk=200'])
 const LP_METADATA = guest('lp-metadata', [], ['--disk=100'])
+const FENCE = guest('fence', ['ext4'], ['--disk=400', '--memory=2G'])
+const STORE_LP = guest('store-lp', [], ['--disk=100', '--memory=2G'])
 
 /** `from` is in the file once, and `to` stands in its place. */
 const STEPS = [
@@ -436,6 +438,76 @@ const STEPS = [
     from: 'return sha256(tables).equals(tablesChecksum)',
     to: 'return tablesChecksum.length > 0',
     run: LP_METADATA,
+  },
+  {
+    step: 'the fence',
+    file: 'map-file',
+    from: 'if (request.fence) await raiseFences(built)',
+    to: 'if (request.fence) void raiseFences',
+    run: FENCE,
+  },
+  {
+    step: 'that it ends with its mapping',
+    file: 'mapped-files',
+    from: 'await settleFences(devices, this.found)',
+    to: 'void settleFences',
+    run: FENCE,
+  },
+  {
+    step: 'that the next mapping ends one that was left',
+    file: 'recovery',
+    from: '  await settleFences(files.devices, files.list)\n',
+    to: '  void settleFences\n',
+    run: FENCE,
+  },
+  {
+    step: 'that what was written to the file fails before it ends',
+    file: 'fence',
+    from: 'if (file.device === device) await failWrites(file)',
+    to: 'if (file.device === device) void failWrites',
+    run: FENCE,
+  },
+  {
+    step: 'that the fences of other mappings stay',
+    file: 'fence',
+    from: '(fence) => mappedRuns(device, fence)',
+    to: '(fence) => (fence.length > 0 ? [] : mappedRuns(device, fence))',
+    run: FENCE,
+  },
+  {
+    step: 'that verify puts it back',
+    file: 'fence',
+    from: '  } finally {\n    await raiseFences(built)\n  }',
+    to: '  } finally {\n    void raiseFences\n  }',
+    run: FENCE,
+  },
+  {
+    step: 'that verify misses it',
+    file: 'linear-device',
+    from: 'record.fence === true && !(await areFenced(built))',
+    to: 'record.fence === true && !(await areFenced(built)) && problems.length > 1000',
+    run: FENCE,
+  },
+  {
+    step: 'that there is a wrapper for it',
+    file: 'map-file',
+    from: 'if (request.fence) problems.push(...(await judgeFenceable(files)))',
+    to: 'if (request.fence) void judgeFenceable',
+    run: FENCE,
+  },
+  {
+    step: 'that a store imports only what is stored where it must be',
+    file: 'store/import-lp',
+    from: "  if (deviation) throw changed(paths[0] ?? '', 'is stored elsewhere than its partition', deviation)\n",
+    to: '  void deviation\n',
+    run: STORE_LP,
+  },
+  {
+    step: 'that what it could not import is as it was',
+    file: 'store/import-lp',
+    from: '    if (known === undefined) {\n      await abandon',
+    to: '    if (known !== undefined) {\n      await abandon',
+    run: STORE_LP,
   },
 ]
 

@@ -40,8 +40,9 @@ function muslRuntime(machine) {
   const libgcc = run(`${machine.name}-linux-gnu-gcc`, ['-print-file-name=libgcc_s.so.1']).trim()
   copyFileSync(libgcc, join(libraries, 'libgcc_s.so.1'))
   const preload = join(libraries, 'runtime.so')
-  const source = join(root, 'test/tools/musl-runtime.cc')
-  run('sh', ['-c', `${command} -O2 -fPIC -shared ${source} -o ${preload}`])
+  // The path of this checkout may have a space.
+  const cwd = join(root, 'test/tools')
+  run('sh', ['-c', `${command} -O2 -fPIC -shared musl-runtime.cc -o ${preload}`], { cwd })
   return { folder, environment: { LD_LIBRARY_PATH: libraries, LD_PRELOAD: preload } }
 }
 

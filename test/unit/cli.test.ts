@@ -320,7 +320,11 @@ longer  1G    1   1       1         3         /srv/a.img
     ['delete --all d', ['list', 'removeAll'], ''],
     ['disable d a', ['disable', 'a'], ''],
     ['remove-disabled d', ['removeDisabled'], 'a\nb\n'],
-    ['boot --for=dracut --root=/x d', ['exportBoot', 'dracut', { root: '/x' }], '/etc/a\n/etc/b\n'],
+    [
+      'boot --for=dracut --root=/x --wrap=r=/dev/a=b d',
+      ['exportBoot', 'dracut', { root: '/x', wrappers: [{ name: 'r', device: '/dev/a=b' }] }],
+      '/etc/a\n/etc/b\n',
+    ],
     ['export-lp d f', ['exportLpMetadata', 'f', {}], ''],
     [
       'export-lp --super=super --super-size=1G d f',
@@ -360,6 +364,7 @@ await t.test('what a command line does not say: one line, and exit status 2', as
     ['image resize a b', /--size is missing/],
     ['image boot a', /--for is missing/],
     ['image boot --for=grub a', /--for must be one of initramfs-tools/],
+    ['image boot --for=dracut --wrap=/dev/sda a', /--wrap must be NAME=DEVICE/],
     ['image delete a', /name an image, or say --all/],
     ['image delete --all a b', /--all leaves nothing to name/],
     ['image export-lp --super=super a b', /--super and --super-size go together/],

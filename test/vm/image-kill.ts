@@ -22,13 +22,13 @@ for (const source of sources) randomFile(source, 3 * MIB)
 const [OLD, NEW] = sources.map((source) => readFileSync(source)) as [Buffer, Buffer]
 mkdirSync(folder)
 
-/** The calls to kill at: the last ones, which give files their names, and every sixteenth of those before, or all. */
+/** The calls to kill at: the last ones, which give files their names, and every 32nd of those before, or all. */
 function callsOf(...args: string[]): number[] {
   const said = killAt(1_000_000, ...args)
   const count = Number(/^(\d+) calls in all$/.exec(said)?.[1])
   t.ok(count >= 10, said)
   const calls = Array.from({ length: count }, (_, index) => index + 1)
-  return calls.filter((call) => all === 'all' || call % 16 === 0 || call > count - LAST)
+  return calls.filter((call) => all === 'all' || call % 32 === 0 || call > count - LAST)
 }
 
 const LAST = 16

@@ -107,7 +107,7 @@ function makeFile(): string[] {
 
 await t.test('files of all kinds', async (t) => {
   const seen = new Set<string>()
-  const count = scaled(filesystem === 'f2fs' ? 10 : 40, 6)
+  const count = scaled(filesystem === 'f2fs' ? 10 : 24, 6)
   for (let round = 0; round < count; round++) {
     const kinds = makeFile()
     for (const code of await codes()) seen.add(code)

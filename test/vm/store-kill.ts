@@ -1,5 +1,5 @@
 // node store-kill.js FILESYSTEM [all]: SIGKILL between any two system calls of an ImageStore that change something, every
-// sixteenth of them, or all. There is the image from before or the new one, whole; the next call finishes, and a reboot maps
+// 24th of them, or all. There is the image from before or the new one, whole; the next call finishes, and a reboot maps
 // what was complete.
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
@@ -11,7 +11,7 @@ import { HOST, METADATA, mount, reboot } from './store-host.js'
 const [filesystem = 'ext4', all] = process.argv.slice(2)
 const MIB = 1 << 20
 const SIZE = 2 * MIB
-const step = all === 'all' ? 1 : 16
+const step = all === 'all' ? 1 : 24
 
 sh(`mkfs.${filesystem} -q /dev/ram0`)
 mkdirSync(HOST)

@@ -11,18 +11,30 @@ export const boot = defineVerb({
   summary: 'write the files that have all images mapped at boot',
   details:
     'By sh and dmsetup alone: the wrapper, the images, their partitions. Prints the files; the initramfs is to be made again afterwards, and all of this after an image was made, resized or deleted.',
-  examples: ['dmloop image boot --for=initramfs-tools /srv/images && update-initramfs -u'],
-  options: ['bootKind', 'root', 'metadata'],
+  examples: [
+    'dmloop image boot --for=initramfs-tools /srv/images && update-initramfs -u',
+    'dmloop image boot --for=dracut --wrap=root=/dev/sda2 /srv/images',
+  ],
+  options: ['bootKind', 'wrap', 'root', 'metadata'],
   async run(call) {
-    const { bootKind, root } = call.values
+    const { bootKind, wrap, root } = call.values
     if (bootKind === undefined) throw new UsageError('--for is missing')
-    const store = await openStore(call)
-    const files = await store.exportBoot(bootKind, root === undefined ? {} : { root })
+    const options = {
+      ...(root === undefined ? {} : { root }),
+      ...(wrap === undefined ? {} : { wrappers: [parseWrapper(wrap)] }),
+    }
+    const files = await (await openStore(call)).exportBoot(bootKind, options)
     const document: CreateJson = { files }
     call.screen.print(call.json ? jsonText(document) : files.map((each) => `${each}\n`).join(''))
     return STATUS.done
   },
 })
+
+function parseWrapper(text: string): { name: string; device: string } {
+  const [, name, device] = /^([^=]+)=(.+)$/.exec(text) ?? []
+  if (name !== undefined && device !== undefined) return { name, device }
+  throw new UsageError(`--wrap must be NAME=DEVICE; received ${JSON.stringify(text)}`)
+}
 
 export const exportLp = defineVerb({
   name: 'image export-lp',
