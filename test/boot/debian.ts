@@ -13,9 +13,9 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
-import type { BootFile } from '#lib/store/boot-files.js'
 import { unpackImage } from '../../vm/debian-kernel.js'
 import { cacheFolder, ensurePrograms, output, run } from '../../vm/packages.js'
+import type { Kind } from './kinds.js'
 
 const PACKAGES = [
   ...[
@@ -107,7 +107,7 @@ function configure(tree: string, layer: string | undefined): void {
 
 const releaseOf = (tree: string): string => readdirSync(join(tree, 'usr/lib/modules'))[0] ?? ''
 
-const MAKE: Record<'initramfs-tools' | 'dracut', string[]> = {
+const MAKE: Record<Kind, string[]> = {
   'initramfs-tools': ['mkinitramfs', '-o', '/tmp/initrd'],
   dracut: ['dracut', '--force', '--no-compress', '--quiet', '/tmp/initrd'],
 }
@@ -116,20 +116,17 @@ const MAKE: Record<'initramfs-tools' | 'dracut', string[]> = {
 const IN_ROOT =
   'mount -t proc proc "$0/proc"; mount -t sysfs -o ro sysfs "$0/sys"; exec chroot "$0" "$@"'
 
-/** Makes an initramfs with the files of a boot, by the distribution's tool, in a copy of the system. */
+/** Makes an initramfs by the distribution's tool, in a copy of the system with the files of an archive. */
 export function makeInitramfs(
   tree: string,
-  kind: 'initramfs-tools' | 'dracut',
-  files: BootFile[],
+  kind: Kind,
+  archive: string | undefined,
   target: string,
 ): void {
   const copy = mkdtempSync(`${target}-`)
   try {
     run(['cp', '-a', '--reflink=auto', `${tree}/.`, copy])
-    for (const { path, mode, content } of files) {
-      mkdirSync(dirname(join(copy, path)), { recursive: true })
-      writeFileSync(join(copy, path), content, { mode })
-    }
+    if (archive !== undefined) run(['tar', '--no-same-owner', '-C', copy, '-xf', archive])
     run(['unshare', '--mount', 'sh', '-ec', IN_ROOT, copy, ...MAKE[kind], releaseOf(tree)])
     copyFileSync(join(copy, 'tmp/initrd'), target)
   } finally {

@@ -218,7 +218,7 @@ await t.test('releaseFile of a file without a guard, and without a record', asyn
 await t.test('readers that come and go are no reason to refuse', async (t) => {
   // On f2fs a file is not mapped while anybody has it open: there they come when it is.
   const late = filesystem === 'f2fs'
-  const ROUNDS = late ? 10 : 100
+  const ROUNDS = late ? 10 : 50
   makeFile()
   const start = (): (() => Promise<void>) => {
     const loop = `while cat ${file} >/dev/null; do :; done`
