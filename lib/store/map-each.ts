@@ -31,24 +31,22 @@ export async function mapEach(
 ): Promise<MappedImages> {
   const done: MappedImages = { mapped: [], problems: [] }
   const sizes = new Map<string, number>()
-  for (const name of names) {
-    await noting(name, done, async () => {
-      const size = await sizeOf(name)
-      if (size !== undefined) sizes.set(name, size)
-    })
+  // What cannot be read has no size, and is a problem when its turn comes.
+  for (const name of onProgress ? names : []) {
+    sizes.set(name, (await sizeOf(name).catch(() => undefined)) ?? 0)
   }
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const report = limitedProgress(onProgress, total)
   let bytes = 0
-  const waiting = sizes.entries()
+  const waiting = names.values()
   const work = async (): Promise<void> => {
-    for (const [name, size] of waiting) {
+    for (const name of waiting) {
       signal?.throwIfAborted()
       await noting(name, done, async () => {
         const path = await map(name)
         if (path !== undefined) done.mapped.push({ name, path })
       })
-      bytes += size
+      bytes += sizes.get(name) ?? 0
       report(bytes)
     }
   }
@@ -56,7 +54,7 @@ export async function mapEach(
   // What they share is in use until the last one has ended.
   await Promise.allSettled(workers)
   await Promise.all(workers)
-  done.mapped.sort((a, b) => (a.name < b.name ? -1 : 1))
+  for (const list of [done.mapped, done.problems]) list.sort((a, b) => (a.name < b.name ? -1 : 1))
   return done
 }
 

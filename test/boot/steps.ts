@@ -1,8 +1,9 @@
 // What a test does in the booted system: steps.js STEP [ARGUMENT ...]. The first failure ends it.
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { ImageStore, openMapping, wrapDevice, type ExportBootOptions } from '#lib/index.js'
 import { KINDS } from './kinds.js'
 
@@ -136,7 +137,11 @@ const STEPS: Record<string, (...args: string[]) => Promise<void>> = {
     const store = await onData()
     await checkImage(store, 'disk2')
     await store.unmap('disk2')
-    await store.delete('disk2')
+    const command = fileURLToPath(new URL('../../../dist/cli/dmloop.js', import.meta.url))
+    const words = ['image', 'delete', '--metadata=/etc/dmloop/data', store.directory, 'disk2']
+    const run = spawnSync(process.execPath, [command, ...words], { encoding: 'utf8' })
+    assert.equal(run.status, 0, run.stderr)
+    assert.match(run.stderr, /the boot files are to be made again/)
     assert.doesNotMatch(sh('ls /srv/data/images'), /disk2/)
   },
 

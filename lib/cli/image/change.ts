@@ -2,9 +2,10 @@ import { UsageError } from '../arguments.js'
 import { jsonText, type DoneJson, type NamesJson, type ResultsJson } from '../json.js'
 import { STATUS } from '../status.js'
 import { defineVerb, longCall } from '../verb.js'
+import { remindOfBootFiles } from './boot-files.js'
 import { forEachImage, openStore } from './store.js'
 
-const BOOT_FILES = 'Files that dmloop image boot has made are to be made again afterwards.'
+const BOOT_FILES = 'What dmloop image boot has made is to be made again afterwards.'
 
 export const resize = defineVerb({
   name: 'image resize',
@@ -21,6 +22,7 @@ export const resize = defineVerb({
     const store = await openStore(call)
     const name = call.operands[1] ?? ''
     await store.resize(name, size, longCall(call, name))
+    remindOfBootFiles(call)
     const document: DoneJson = { ok: true }
     if (call.json) call.screen.print(jsonText(document))
     return STATUS.done
@@ -45,14 +47,17 @@ export const remove = defineVerb({
       const store = await openStore(call)
       const results = (await store.list()).map(({ name }) => ({ operand: name, ok: true as const }))
       await store.removeAll()
+      remindOfBootFiles(call)
       const document: ResultsJson<DoneJson> = { results }
       if (call.json) call.screen.print(jsonText(document))
       return STATUS.done
     }
-    return await forEachImage(call, async (store, name): Promise<DoneJson> => {
+    const status = await forEachImage(call, async (store, name): Promise<DoneJson> => {
       await store.delete(name)
       return { ok: true }
     })
+    remindOfBootFiles(call)
+    return status
   },
 })
 
@@ -65,10 +70,12 @@ export const disable = defineVerb({
   examples: ['dmloop image disable /srv/images old'],
   options: ['metadata'],
   async run(call) {
-    return await forEachImage(call, async (store, name): Promise<DoneJson> => {
+    const status = await forEachImage(call, async (store, name): Promise<DoneJson> => {
       await store.disable(name)
       return { ok: true }
     })
+    remindOfBootFiles(call)
+    return status
   },
 })
 

@@ -2,6 +2,7 @@ import { contentOf } from '../create.js'
 import { jsonText } from '../json.js'
 import { STATUS } from '../status.js'
 import { defineVerb, longCall } from '../verb.js'
+import { remindOfBootFiles } from './boot-files.js'
 import { imageJson, openStore } from './store.js'
 
 export const create = defineVerb({
@@ -26,6 +27,7 @@ export const create = defineVerb({
     )
     const lines = made.files.map((file) => `${file}\n`).join('')
     call.screen.print(call.json ? jsonText(imageJson(made)) : lines)
+    remindOfBootFiles(call)
     return STATUS.done
   },
 })
