@@ -13,14 +13,14 @@ import {
   readTable,
   resumeDevice,
 } from './kernel/device-mapper.js'
-import { dmloopError, isSystemError, problem, type Problem } from './kernel/errors.js'
+import { DmloopError, dmloopError, isSystemError, problem, type Problem } from './kernel/errors.js'
 import { native, result, type DmDevice } from './kernel/native.js'
 import { SECTOR } from './kernel/segments.js'
 import { mapperUuid, parseDevice } from './kernel/sysfs.js'
-import { DEFAULT_TIMEOUT } from './kernel/wait.js'
-import { lockWrapped } from './file-lock.js'
+import { DEFAULT_TIMEOUT, DEFAULT_WAIT, NO_WAIT, type WaitLimit } from './kernel/wait.js'
+import { FileLock, lockWrapped } from './file-lock.js'
 import type { BackingFile } from './plan/backing-file.js'
-import type { BuiltPlan } from './plan/build-plan.js'
+import { MAX_SEGMENTS, type BuiltPlan } from './plan/build-plan.js'
 import { mappedRuns } from './plan/mapped-runs.js'
 import { wrappedBy } from './plan/names.js'
 import {
@@ -57,25 +57,62 @@ export async function raiseFence(device: string, runs: readonly SectorRun[]): Pr
 }
 
 /** Whether all of a plan's blocks are fenced off. */
-export async function areFenced(built: BuiltPlan): Promise<boolean> {
-  for (const [device, runs] of runsOf(built)) {
-    const wrapper = await findWrapper(device)
-    const fence = wrapper && fenceOf(await readTable(wrapper))
-    if (!fence || subtractRuns(runs, fence).length > 0) return false
+async function areFenced(built: BuiltPlan): Promise<boolean> {
+  const fences = new Map<string, SectorRun[]>()
+  for (const { slice } of built.parts) {
+    const wrapper = await findWrapper(slice.file.device)
+    // Most devices have no fence, and a plan may have a million extents.
+    if (!wrapper || wrapper.targetCount <= 1) return false
+    fences.set(slice.file.device, fenceOf(await readTable(wrapper)) ?? [])
   }
-  return true
+  return [...runsOf(built)].every(
+    ([device, runs]) => subtractRuns(runs, fences.get(device) ?? []).length === 0,
+  )
 }
 
-/** Runs a step that reads the plan's files; a fence is taken away meanwhile. */
-export async function whileReadable<T>(built: BuiltPlan, step: () => Promise<T>): Promise<T> {
-  if (!(await areFenced(built))) return await step()
+/** One process at a time takes the fence of a mapping away to read its files. */
+const lockFence = ({ parts: [first] }: BuiltPlan, limit: WaitLimit): Promise<FileLock> =>
+  FileLock.take([`fence-${first?.slice.file.identity ?? ''}`], limit)
+
+/** Whether a mapping still has the fence that it was made with. */
+export async function judgeFence(built: BuiltPlan): Promise<Problem[]> {
+  if (await areFenced(built)) return []
   try {
-    for (const [device, runs] of runsOf(built)) {
+    await using _ = await lockFence(built, NO_WAIT)
+    if (await areFenced(built)) return []
+  } catch (error) {
+    // Another process reads the files just now.
+    if (error instanceof DmloopError && error.code === 'DMLOOP_TIMEOUT') return []
+    throw error
+  }
+  const detail = 'is no longer fenced off: somebody has changed the table of the wrapper'
+  return [problem('DMLOOP_UNFENCED', { file: built.parts[0]?.slice.file.path }, detail)]
+}
+
+/**
+ * Runs a step that reads the files of a mapping; a fence is taken away meanwhile. `made` says whether the mapping was
+ * made with one, where that is known.
+ */
+export async function whileReadable<T>(
+  built: BuiltPlan,
+  made: boolean | undefined,
+  step: () => Promise<T>,
+): Promise<T> {
+  if (!(made ?? (await areFenced(built)))) return await step()
+  await using _ = await lockFence(built, DEFAULT_WAIT)
+  const fences = runsOf(built)
+  try {
+    for (const [device, runs] of fences) {
       await changeFence(device, (fence) => subtractRuns(fence, runs))
     }
     return await step()
   } finally {
-    await raiseFences(built)
+    for (const [device, runs] of fences) {
+      // Unless it was unmapped meanwhile.
+      await changeFence(device, async (fence) =>
+        mergeRuns([...fence, ...(await mappedRuns(device, runs))]),
+      )
+    }
   }
 }
 
@@ -149,7 +186,12 @@ async function changeFence(
   if (!fence) return false
   const changed = await change(fence)
   if (isDeepStrictEqual(fence, changed)) return true
-  await loadTable(wrapper, wrapperTable(wrapped, sectorsOf(table), changed), isReadOnly(wrapper))
+  const exchanged = wrapperTable(wrapped, sectorsOf(table), changed)
+  if (exchanged.length > MAX_SEGMENTS) {
+    const detail = `the fence of "${wrapper.name}" takes ${exchanged.length} segments, and a table has at most ${MAX_SEGMENTS}`
+    throw dmloopError('DMLOOP_TOO_MANY_SEGMENTS', {}, detail)
+  }
+  await loadTable(wrapper, exchanged, isReadOnly(wrapper))
   try {
     // No record says how the wrapper was made; udev's database does.
     await resumeDevice(wrapper, DEFAULT_TIMEOUT, undefined)

@@ -16,7 +16,7 @@ import { SECTOR, type SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
-import { areFenced, raiseFences, settleFences, whileReadable } from './fence.js'
+import { judgeFence, raiseFences, settleFences, whileReadable } from './fence.js'
 import { FileDevice, type CurrentMapping } from './file-device.js'
 import type { FileLock } from './file-lock.js'
 import { judgeGuard, readMark } from './guard.js'
@@ -83,10 +83,7 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     const problems = [...built.plan.problems]
     for (const each of files.list) problems.push(...(await judgeGuard(each, record.guard)))
     problems.push(...(await judgePartitions(device, record)))
-    if (record.fence === true && !(await areFenced(built))) {
-      const detail = 'is no longer fenced off: somebody has changed the table of the wrapper'
-      problems.push(problem('DMLOOP_UNFENCED', { file: files.list[0]?.path }, detail))
-    }
+    if (record.fence === true) problems.push(...(await judgeFence(built)))
     if (built.plan.problems.length === 0) {
       const sector = await built.plan.segments.firstDifference(table)
       if (sector !== undefined) {
@@ -94,7 +91,7 @@ export class LinearDevice extends FileDevice<LinearMapping> {
       }
     }
     if (problems.length === 0 && mode !== 'none') {
-      const found = await whileReadable(built, () =>
+      const found = await whileReadable(built, record.fence, () =>
         compareContent(built.parts, nodePath(device.name), { mode, ...request }),
       )
       if (found) problems.push(found)

@@ -16,7 +16,7 @@ import { judgeExtents, judgeFile, judgeWritable } from './verdict.js'
 const log = debug('dmloop:plan')
 
 /** The kernel's DM_MAX_TARGETS (drivers/md/dm-ioctl.c). */
-const MAX_SEGMENTS = 1_048_576
+export const MAX_SEGMENTS = 1_048_576
 
 export const EXTENT_TOO_FAR = `has an extent that reaches beyond ${Number.MAX_SAFE_INTEGER} bytes`
 

@@ -245,6 +245,22 @@ await check('several processes', async (t) => {
   sh(`rm ${HOST}/crowd-*`)
 })
 
+await check('verified by two at a time', async (t) => {
+  const device = await mapFile(file, { fence: true })
+  const places = fenced()
+  for (let round = 0; round < scaled(5, 2); round++) {
+    const other = await openMapping('image')
+    const [a, b, c] = await Promise.all([
+      device.verify({ content: 'full' }),
+      other.verify({ content: 'full' }),
+      other.verify(),
+    ])
+    t.strictSame([a, b, c], [OK, OK, OK])
+    t.strictSame(fenced(), places)
+  }
+  await device.unmap()
+})
+
 await check('what others do to it', async (t) => {
   const places = await stored(file)
   const whole = sh('dmsetup table host').trim()
