@@ -4,9 +4,12 @@
 #include <linux/fs.h>
 #include <linux/types.h>
 #include <sys/ioctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 
@@ -25,6 +28,47 @@ constexpr uint32_t kInlineData = 0x8000;
 
 // Since Linux 5.15 (fs/ext4/ext4.h, EXT4_IOC_CHECKPOINT); no header of the kernel's has it.
 constexpr unsigned long kCheckpoint = _IOW('f', 43, __u32);
+
+// What a child that shares this process's memory has come to.
+struct Outcome {
+  const char* volatile syscall = nullptr;
+  volatile int error = 0;
+};
+
+[[noreturn]] void FreezeAndThaw(int fd, Outcome& outcome) {
+  // So that it does not end with the process group of a terminal or a job.
+  setsid();
+  if (ioctl(fd, FIFREEZE, 0) < 0) {
+    outcome.error = errno;
+    outcome.syscall = "FIFREEZE";
+  } else if (ioctl(fd, FITHAW, 0) < 0) {
+    outcome.error = errno;
+    outcome.syscall = "FITHAW";
+  }
+  _exit(0);
+}
+
+// Freezing a filesystem takes as long as writing out all of it. If this process were killed before
+// it has thawed it, it would stay frozen; so a child does both, which a SIGKILL to this one leaves
+// alone: vfork(2) waits in the kernel, killable, until the child has ended.
+Result<Nothing> FreezeInChild(int fd) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  // The handlers of Node's must not run in a child that shares its memory.
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  Outcome outcome;
+  Entering("FIFREEZE");
+  const pid_t child = vfork();
+  if (child == 0) FreezeAndThaw(fd, outcome);
+  const int error = errno;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (child < 0) return Failure{error, "vfork"};
+  while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  if (outcome.syscall != nullptr) return Failure{outcome.error, outcome.syscall};
+  return Nothing{};
+}
 
 }  // namespace
 
@@ -53,11 +97,7 @@ Result<Nothing> FlushJournal(int fd) {
   }
   if (errno != ENOTTY) return LastFailure("EXT4_IOC_CHECKPOINT");
   // Older kernels do it when a filesystem is frozen (ext4_freeze, fs/ext4/super.c).
-  Entering("FIFREEZE");
-  if (ioctl(fd, FIFREEZE, 0) < 0) return LastFailure("FIFREEZE");
-  Entering("FITHAW");
-  if (ioctl(fd, FITHAW, 0) < 0) return LastFailure("FITHAW");
-  return Nothing{};
+  return FreezeInChild(fd);
 }
 
 }  // namespace dmloop

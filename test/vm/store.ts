@@ -1,5 +1,7 @@
 // node store.js FILESYSTEM: an ImageStore. Its images survive a reboot, are mapped before their filesystem is mounted,
 // and only while what is recorded of them is so.
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import {
   closeSync,
   fsyncSync,
@@ -9,6 +11,8 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import {
   createImage,
@@ -19,7 +23,7 @@ import {
   releaseFile,
   type Progress,
 } from 'dmloop'
-import { deviceNames, leftFiles, randomFile, sh, sha256 } from './lab.js'
+import { deviceNames, leftFiles, randomFile, scaled, sh, sha256 } from './lab.js'
 import { HOST, METADATA, mount, reboot } from './store-host.js'
 
 const [filesystem = 'ext4'] = process.argv.slice(2)
@@ -135,6 +139,43 @@ await check('what is not to be', async (t) => {
   await t.rejects(store.create('a', { size: MIB }), { code: 'DMLOOP_IMAGE_EXISTS' })
   t.equal(readFileSync(`${HOST}/images/a.img`, 'utf8'), 'mine')
   sh(`rm ${HOST}/images/a.img`)
+})
+
+await check('a process that is killed while it has the journal written out', async (t) => {
+  if (filesystem === 'ext4') return
+  const script = `const { native } = await import('#lib/kernel/native.js')
+    const { openSync } = await import('node:fs')
+    const fd = openSync(process.argv[1], 'r')
+    process.stdout.write('x')
+    for (;;) await native.flushJournal(fd)`
+  const file = `${HOST}/written`
+  const root = fileURLToPath(new URL('../../..', import.meta.url))
+  writeFileSync(file, '')
+  for (let round = 0; round < scaled(20, 5); round++) {
+    // It has something to write out.
+    writeFileSync(file, Buffer.alloc(4 * MIB, round))
+    const command = ['--input-type=module', '--eval', script, file]
+    const child = spawn(process.execPath, command, {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    await once(child.stdout, 'data')
+    await sleep(10 * round)
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    // Whoever writes to a frozen filesystem waits for good.
+    const written = spawnSync('timeout', [
+      '-s',
+      'KILL',
+      '20',
+      'sh',
+      '-c',
+      `echo >${file}; sync ${file}`,
+    ])
+    if (written.status !== 0) spawnSync('fsfreeze', ['-u', HOST])
+    t.equal(written.status, 0, `round ${round}: it is not frozen`)
+  }
+  sh(`rm ${file}`)
 })
 
 await check('a reboot', async (t) => {
