@@ -19,7 +19,7 @@ import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from './kernel/wait.js'
 import { judgeFence, raiseFences, settleFences, whileReadable } from './fence.js'
 import { FileDevice, type CurrentMapping } from './file-device.js'
 import type { FileLock } from './file-lock.js'
-import { judgeGuard, readMark } from './guard.js'
+import { judgeGuard } from './guard.js'
 import { loadProven } from './load-table.js'
 import { MappedFiles, recordOf } from './mapped-files.js'
 import type { UnmapRequest, VerifyRequest } from './options.js'
@@ -118,7 +118,7 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     files: BackingFiles,
     { device, record, table }: LinearMapping,
   ): Promise<number> {
-    const built = await buildPlan(files.list, { ...record, length: await growthOf(files, record) })
+    const built = await buildPlan(files.list, { ...record, length: undefined })
     const { plan } = built
     plan.assertMappable()
     const difference = await plan.segments.firstDifference(table)
@@ -181,17 +181,6 @@ export class LinearDevice extends FileDevice<LinearMapping> {
   #recordOfRemoved(locked: MappingRecord | undefined): MappingRecord | undefined {
     return this.isOfAnother(locked) ? this.record : (locked ?? this.record)
   }
-}
-
-/** Bytes to extend a device to: undefined for all that its files have. */
-async function growthOf(
-  { list }: BackingFiles,
-  { offset }: MappingRecord,
-): Promise<number | undefined> {
-  const last = list.at(-1)
-  const kept = last && (await readMark(last))?.kept
-  if (kept === undefined) return undefined
-  return list.reduce((sum, { size }) => sum + size, 0) - offset - kept
 }
 
 /** The block of a file that a sector of the device is mapped to. */

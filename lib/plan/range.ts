@@ -1,5 +1,6 @@
 // The bytes of the files that a device maps.
 import type { BackingFile } from './backing-file.js'
+import { ownMark } from './mark.js'
 import { problem, type Problem } from '../kernel/errors.js'
 
 /** A run of one file's bytes. */
@@ -24,9 +25,15 @@ export interface Range {
   problems: Problem[]
 }
 
+/** The bytes at the end of a file that an image store has for itself. */
+function bytesKept(last: BackingFile | undefined): number {
+  const mark = last && ownMark(last.facts.mark, last.identity)
+  return mark?.next === undefined ? (mark?.kept ?? 0) : 0
+}
+
 /**
  * The part of some files, end to end, that `offset` and `length` (bytes) select: by default all of them, less
- * an incomplete logical block at the end. `blockSize` is by default that of the filesystems' devices.
+ * what an image store has at the end for itself, and an incomplete logical block. `blockSize` is by default that of the filesystems' devices.
  */
 export function sliceFiles(
   files: readonly BackingFile[],
@@ -35,7 +42,8 @@ export function sliceFiles(
 ): Range {
   const total = files.reduce((sum, file) => sum + file.size, 0)
   const { offset } = request
-  const length = request.length ?? Math.floor((total - offset) / blockSize) * blockSize
+  const end = total - bytesKept(files.at(-1))
+  const length = request.length ?? Math.floor((end - offset) / blockSize) * blockSize
   const file = files.length === 1 ? files[0]?.path : undefined
   const refuse = (found: Problem): Range => ({
     blockSize,
@@ -90,6 +98,6 @@ export function sliceFiles(
       'and the next file would start in the middle of a block'
     return refuse(problem('DMLOOP_UNALIGNED', { file: incomplete.file.path }, detail))
   }
-  const tailBytes = request.length === undefined ? total - offset - length : 0
+  const tailBytes = request.length === undefined ? end - offset - length : 0
   return { blockSize, size: length, tailBytes, slices, problems: [] }
 }

@@ -311,7 +311,7 @@ export class ImageStore {
    * 10.1): other tools map them by it. Rejects with DMLOOP_NOT_REPRESENTABLE for what the format does not have.
    */
   async exportLpMetadata(file: string, options?: LpExportOptions): Promise<void> {
-    const { path, superPartition } = parseLpExportOptions(file, options)
+    const { path, super: superPartition } = parseLpExportOptions(file, options)
     const finder = new DiskFinder(DEFAULT_WAIT)
     await writeExport(path, await encodeImages(await this.#images(), finder, superPartition))
   }

@@ -166,15 +166,15 @@ function parseWrapper(value: unknown, index: number): NewWrapper {
 export function parseLpExportOptions(
   file: unknown,
   value: unknown,
-): { path: string; superPartition: SuperPartition | undefined } {
+): { path: string; super: SuperPartition | undefined } {
   const { super: asked } = object(value, ['super'])
   const path = parsePath(file, 'file')
-  if (asked === undefined) return { path, superPartition: undefined }
+  if (asked === undefined) return { path, super: undefined }
   const options = object(asked, ['name', 'size'])
   const name = parsePath(options.name, 'options.super.name')
   const size = integer(options, 'size', SECTOR)
   if (size === undefined) throw invalidType('options.super.size', 'a number of bytes', size)
-  return { path, superPartition: { name, size } }
+  return { path, super: { name, size } }
 }
 
 export function parseLpImportOptions(

@@ -11,6 +11,8 @@ import { parseMapOptions, parseUnmapOptions, parseVerifyOptions } from '#lib/opt
 import { parseCreateOptions, parseProvisionOptions } from '#lib/images/options.js'
 import {
   parseExportBootOptions,
+  parseLpExportOptions,
+  parseLpImportOptions,
   parseStoreCreateOptions,
   parseStoreOptions,
 } from '#lib/store/options.js'
@@ -93,10 +95,12 @@ await t.test('docs/api.md has every function, class and option', (t) => {
     parseStoreOptions('directory', undefined),
     parseStoreCreateOptions({ size: 512 }),
     parseExportBootOptions('systemd', undefined),
+    parseLpExportOptions('file', undefined),
+    parseLpImportOptions('file', undefined),
   ]
   const options = new Set(requests.flatMap((request) => Object.keys(request)))
   // The first arguments.
-  for (const name of ['file', 'files', 'directory', 'image', 'kind']) options.delete(name)
+  for (const name of ['file', 'files', 'directory', 'image', 'kind', 'path']) options.delete(name)
   t.strictSame([...new Set(documented)].sort(), [...options].sort())
   t.end()
 })

@@ -75,6 +75,7 @@ await t.test('defaults', (t) => {
     backend: 'linear',
     blockSize: undefined,
     partitions: false,
+    fence: false,
     name: undefined,
     guard: 'immutable',
     udevScan: true,
