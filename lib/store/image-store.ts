@@ -21,7 +21,7 @@ import { encodeImages, writeExport, type NamedImage } from './export-lp.js'
 import { growImage, undoGrowth } from './grow-image.js'
 import { ImageLock } from './image-lock.js'
 import { adoptFiles, assertDescribed, readDescribed } from './import-lp.js'
-import { keepFiles } from './kept-files.js'
+import { assertNotClaimed, keepFiles } from './kept-files.js'
 import { appendLabel } from './label.js'
 import { mapEach, type MappedImages } from './map-each.js'
 import { nodeOf, StoredMapper } from './map-stored.js'
@@ -106,6 +106,7 @@ export class ImageStore {
     const target = await ImageTarget.of(path)
     const [existing] = await target.existing()
     if (existing !== undefined) throw dmloopError('DMLOOP_IMAGE_EXISTS', { file: existing })
+    await assertNotClaimed(this.directory)
     await this.#metadata.write(name, metadata)
     try {
       const paths = await createImage(path, request.image)

@@ -3,7 +3,9 @@ import { basename } from 'node:path'
 import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError, problem, type Problem } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
+import { identify } from '../kernel/path.js'
 import { SegmentTable } from '../kernel/segments.js'
+import { deviceName, kernelName, mapperUuid } from '../kernel/sysfs.js'
 import type { WaitLimit } from '../kernel/wait.js'
 import { openLocked, type LockedFiles } from '../file-lock.js'
 import { acquireGuard, readMark } from '../guard.js'
@@ -44,6 +46,18 @@ export function assertSameFiles(
 ): void {
   const [other] = otherFiles(files, metadata)
   if (other) throw new DmloopError(other)
+}
+
+/**
+ * Rejects with DMLOOP_DEVICE_CLAIMED where the filesystem of a folder holds its device itself, so that none of its
+ * files can be mapped: before an image is written, which may take long.
+ */
+export async function assertNotClaimed(folder: string): Promise<void> {
+  const { fsMajor, fsMinor } = await identify(folder)
+  const device = deviceName(fsMajor, fsMinor)
+  // What has no block device, such as btrfs, is refused for what it is.
+  if ((await kernelName(device)) === undefined || (await mapperUuid(device)) !== undefined) return
+  throw dmloopError('DMLOOP_DEVICE_CLAIMED', { file: folder })
 }
 
 /** What metadata say of the blocks of an image. */

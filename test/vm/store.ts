@@ -11,6 +11,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs'
+import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
@@ -138,6 +139,14 @@ await check('what is not to be', async (t) => {
   await t.rejects(store.create('a', { from: source, size: MIB }), { code: 'DMLOOP_BAD_IMAGE' })
   t.strictSame(await store.list(), [])
   t.strictSame(readdirSync(METADATA), [])
+  sh('mkdir -p /tmp/direct; mkfs.ext4 -q /dev/ram1; mount /dev/ram1 /tmp/direct')
+  const direct = await ImageStore.open('/tmp/direct')
+  const content = Readable.from(['never read'])
+  const claimed = { code: 'DMLOOP_DEVICE_CLAIMED', file: '/tmp/direct', message: /wrapDevice/ }
+  await t.rejects(direct.create('a', { from: content }), claimed, 'before anything is written')
+  t.equal(content.readableDidRead, false)
+  t.strictSame(await direct.list(), [])
+  sh('umount /tmp/direct')
   // Somebody's own file.
   writeFileSync(`${HOST}/images/a.img`, 'mine')
   await t.rejects(store.create('a', { size: MIB }), { code: 'DMLOOP_IMAGE_EXISTS' })
