@@ -1,6 +1,7 @@
 // The images of a store as Android's logical partition metadata.
-import { identify, replaceFile } from '../kernel/path.js'
+import { realpath, stat } from 'node:fs/promises'
 import { dmloopError, isSystemError } from '../kernel/errors.js'
+import { replaceFile } from '../kernel/path.js'
 import type { DiskFinder, DiskName } from './disk-name.js'
 import { notRepresentable } from './lp-errors.js'
 import {
@@ -133,14 +134,13 @@ function geometryFor(form: LpForm, tables: Omit<LpMetadata, 'geometry'>): LpGeom
 
 /** Writes a file in place of a regular one, or of none. */
 export async function writeExport(path: string, bytes: Buffer): Promise<void> {
-  const there = await identify(path).catch((error: unknown) => {
+  const there = await stat(path).catch((error: unknown) => {
     if (!isSystemError(error, 'ENOENT')) throw error
     return undefined
   })
-  if (there?.isBlockDevice === true) {
-    const detail =
-      'is a block device: export to a file, and copy that to the start of the partition'
+  if (there?.isFile() === false) {
+    const detail = 'is no file: export to one, and copy that to the start of the partition'
     throw dmloopError('DMLOOP_NOT_REGULAR_FILE', { file: path }, detail)
   }
-  await replaceFile(path, bytes, 0o600)
+  await replaceFile(there ? await realpath(path) : path, bytes, 0o600)
 }

@@ -219,7 +219,9 @@ await t.test('what cannot be exported', async (t) => {
   await t.rejects(images.exportLpMetadata('/tmp/none'), refused)
   t.notOk(readdirSync('/tmp').includes('none'))
   await images.delete('a.b')
-  await t.rejects(images.exportLpMetadata(SUPER), { code: 'DMLOOP_NOT_REGULAR_FILE' })
+  for (const path of [SUPER, '/dev/null', '/tmp']) {
+    await t.rejects(images.exportLpMetadata(path), { code: 'DMLOOP_NOT_REGULAR_FILE' }, path)
+  }
   const small = { super: { name: 'super', size: MIB / 16 } }
   await t.rejects(images.exportLpMetadata('/tmp/none', small), { code: 'DMLOOP_NOT_REPRESENTABLE' })
   for (const options of [{ super: {} }, { super: { name: 'super' } }, { super: 1 }, { other: 1 }]) {
