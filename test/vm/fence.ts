@@ -86,7 +86,7 @@ function writeBlock(device: MappedDevice, value: number, at: number): void {
 // While little else is free than what it is to have; ext4 keeps 8 MiB for itself, in one piece.
 const pieces = `${HOST}/pieces`
 fragmentedFile(pieces, 16 * MIB, 2500, 1)
-sh(`rm ${HOST}/.filler`)
+sh(`rm -f ${HOST}/.filler`)
 const file = `${HOST}/image`
 randomFile(file, 4 * MIB)
 
