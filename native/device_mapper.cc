@@ -74,6 +74,17 @@ Result<Device> Resume(const Target& target, uint32_t cookie) {
   return Simple(DM_DEV_SUSPEND, "DM_DEV_RESUME", target, DM_SKIP_LOCKFS_FLAG, cookie);
 }
 
+Result<Device> Make(const std::string& name, const std::string& uuid, const SegmentSource& segments,
+                    const std::vector<std::string>& devices, bool read_only, uint32_t cookie) {
+  auto created = Create(name, uuid);
+  if (!created.ok()) return created;
+  const Target target{{}, uuid, 0};
+  auto made = LoadTable(target, segments, devices, read_only);
+  if (made.ok()) made = Resume(target, cookie);
+  if (!made.ok()) static_cast<void>(Remove(target, false, 0));
+  return made;
+}
+
 Result<Device> Clear(const Target& target) {
   return Simple(DM_TABLE_CLEAR, "DM_TABLE_CLEAR", target, 0);
 }

@@ -64,6 +64,9 @@ Result<Device> LoadTable(const Target& target, const SegmentSource& segments,
                          const std::vector<std::string>& devices, bool read_only);
 // Makes the inactive table live and lets I/O through.
 Result<Device> Resume(const Target& target, uint32_t cookie);
+// Creates a device with a table that is live; leaves none when that fails.
+Result<Device> Make(const std::string& name, const std::string& uuid, const SegmentSource& segments,
+                    const std::vector<std::string>& devices, bool read_only, uint32_t cookie);
 // Drops the table in the inactive slot.
 Result<Device> Clear(const Target& target);
 Result<Device> Status(const Target& target);

@@ -71,6 +71,27 @@ Napi::Value DmLoadJs(const Napi::CallbackInfo& info) {
       DeviceValue);
 }
 
+Napi::Value DmMakeJs(const Napi::CallbackInfo& info) {
+  const char* usage = "dmMake(name, uuid, segments, devices, readOnly, cookie)";
+  auto segments = GivenSegments::From(info[2]);
+  auto devices = StringsFrom(info[3]);
+  const auto cookie = SafeInteger(info[5]);
+  if (!info[0].IsString() || !info[1].IsString() || !segments || !devices || !info[4].IsBoolean() ||
+      !cookie) {
+    return Reject(info.Env(), usage);
+  }
+  return PromiseWorker<dm::Device>::Run(
+      info.Env(),
+      [name = info[0].As<Napi::String>().Utf8Value(), uuid = info[1].As<Napi::String>().Utf8Value(),
+       segments, devices = *devices, read_only = info[4].As<Napi::Boolean>().Value(),
+       cookie = static_cast<uint32_t>(*cookie)]() -> Result<dm::Device> {
+        auto checked = segments->Check(devices.size());
+        if (!checked.ok()) return checked.failure();
+        return dm::Make(name, uuid, segments->source(), devices, read_only, cookie);
+      },
+      DeviceValue);
+}
+
 using DeviceCall = Result<dm::Device> (*)(const dm::Target&);
 
 template <DeviceCall call>
@@ -159,6 +180,7 @@ void AddDeviceMapper(Napi::Object& exports) {
   Add(exports, "dmVersion", DmVersionJs);
   Add(exports, "dmCreate", DmCreateJs);
   Add(exports, "dmLoad", DmLoadJs);
+  Add(exports, "dmMake", DmMakeJs);
   Add(exports, "dmResume", DmResumeJs);
   Add(exports, "dmClear", DmDeviceJs<dm::Clear>);
   Add(exports, "dmStatus", DmDeviceJs<dm::Status>);

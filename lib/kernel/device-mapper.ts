@@ -22,7 +22,7 @@ import {
   type DeviceNode,
   type UdevScan,
 } from './udev.js'
-import { poll, type RemovalRequest } from './wait.js'
+import { DEFAULT_TIMEOUT, poll, type RemovalRequest } from './wait.js'
 
 const log = debug('dmloop:device-mapper')
 
@@ -117,12 +117,22 @@ export async function createDevice(name: string, uuid: string, file: string): Pr
     log('created %s, %s', name, deviceName(device.major, device.minor))
     return device
   } catch (error) {
-    if (!isSystemError(error, 'EBUSY')) throw explainUnreachable(error)
-    // EBUSY means that the name or the UUID is taken, and does not say which.
-    const duplicate = await findDevice({ uuid })
-    if (duplicate) throw alreadyMapped(file, nodePath(duplicate.name))
-    throw nameTaken(name)
+    throw await explainTaken(error, name, uuid, file)
   }
+}
+
+/** Turns an error of DM_DEV_CREATE into one that says what is taken: EBUSY means the name or the UUID. */
+async function explainTaken(
+  error: unknown,
+  name: string,
+  uuid: string,
+  file: string,
+): Promise<unknown> {
+  if (!isSystemError(error, 'EBUSY') || error.syscall !== 'DM_DEV_CREATE') {
+    return explainUnreachable(error)
+  }
+  const duplicate = await findDevice({ uuid })
+  return duplicate ? alreadyMapped(file, nodePath(duplicate.name)) : nameTaken(name)
 }
 
 export const nameTaken = (name: string): DmloopError =>
@@ -203,6 +213,33 @@ export async function resumeDevice(
   await ensureNode(resumed)
   log('resumed %s', name)
   return resumed
+}
+
+/**
+ * Creates a device with a live table, of which nothing is left when that fails, and makes sure that /dev/mapper/NAME
+ * is the device.
+ */
+export async function makeDevice(
+  name: string,
+  uuid: string,
+  { segments, readOnly, file }: { segments: SegmentTable; readOnly: boolean; file: string },
+): Promise<DmDevice> {
+  const { source, devices } = segments
+  const made = await withUdev(
+    async (cookie) => {
+      try {
+        const make = native.dmMake(name, uuid, source, [...devices], readOnly, cookie)
+        return await result(make, name, segments.length * PER_SEGMENT)
+      } catch (error) {
+        throw await explainTaken(error, name, uuid, file)
+      }
+    },
+    DEFAULT_TIMEOUT,
+    true,
+  )
+  await ensureNode(made)
+  log('made %s, %s', name, deviceName(made.major, made.minor))
+  return made
 }
 
 /**

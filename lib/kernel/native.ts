@@ -305,6 +305,18 @@ interface Addon {
     ],
     DmDevice
   >
+  /** dmCreate, dmLoad and dmResume; when one fails, the device is removed again. */
+  dmMake: Call<
+    [
+      name: string,
+      uuid: string,
+      segments: SegmentSource | Float64Array,
+      devices: string[],
+      readOnly: boolean,
+      cookie: number,
+    ],
+    DmDevice
+  >
   dmResume: Call<[target: DmTarget, cookie: number], DmDevice>
   dmClear: Call<[target: DmTarget], DmDevice>
   dmStatus: Call<[target: DmTarget], DmDevice>

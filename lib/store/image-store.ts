@@ -276,10 +276,11 @@ export class ImageStore {
     metadata: ImageMetadata,
     options: { fence: boolean },
   ): Promise<string> {
+    if (!(await mapper.isHostMounted(metadata))) {
+      return (await mapper.map(name, metadata, options)).path
+    }
     const device = await mapper.findDevice(metadata)
-    if (device) return await nodeOf(device)
-    if (await mapper.isHostMounted(metadata)) return (await this.#mapFiles(name, options)).path
-    return (await mapper.map(name, metadata, options)).path
+    return device ? await nodeOf(device) : (await this.#mapFiles(name, options)).path
   }
 
   /**

@@ -2,14 +2,12 @@
 import { constants } from 'node:fs'
 import debug from 'debug'
 import {
-  createDevice,
   findDevice,
   findTable,
   hasLiveTable,
-  loadTable,
+  makeDevice,
   removeDevice,
   repairNode,
-  resumeDevice,
 } from '../kernel/device-mapper.js'
 import { dmloopError } from '../kernel/errors.js'
 import { native, result, type DmDevice } from '../kernel/native.js'
@@ -17,7 +15,7 @@ import { OpenPath } from '../kernel/path.js'
 import { SECTOR, type SegmentTable } from '../kernel/segments.js'
 import { deviceName, mapperUuid, parseDevice } from '../kernel/sysfs.js'
 import { nodePath } from '../kernel/udev.js'
-import { DEFAULT_TIMEOUT, DEFAULT_WAIT } from '../kernel/wait.js'
+import { DEFAULT_WAIT } from '../kernel/wait.js'
 import { raiseFence, settleFences } from '../fence.js'
 import { FileLock } from '../file-lock.js'
 import { makePartitions } from '../make-partitions.js'
@@ -95,15 +93,19 @@ export class StoredMapper implements AsyncDisposable {
     await this.#assertLabel(name, metadata, table)
     const host = await this.#hostOf(metadata)
     const identity = `${host.replace(':', '-')}-h${metadata.files[0]?.handle ?? ''}`
-    await using lock = await FileLock.take([identity], DEFAULT_WAIT)
+    // Nobody else makes a device with this UUID: the image is locked, and its filesystem is not mounted.
     const undo = new Undo()
     try {
       if (fence) undo.onFailure(() => settleFences([host], []))
-      const device = await createOnce(name, uuidOf(identity))
-      undo.onFailure(() => removeDevice(device, DEFAULT_WAIT))
-      await loadTable(device, table, metadata.readOnly)
-      const made = await resumeDevice(device, DEFAULT_TIMEOUT, true)
-      if (metadata.partitions) await addPartitions(made, identity, metadata, { lock, undo })
+      const made = await makeOnce(identity, () =>
+        makeDevice(name, uuidOf(identity), {
+          segments: table,
+          readOnly: metadata.readOnly,
+          file: name,
+        }),
+      )
+      undo.onFailure(() => removeDevice(made, DEFAULT_WAIT))
+      if (metadata.partitions) await addPartitions(made, identity, metadata, undo)
       if (fence) await fenceOff(host, table)
       log('%s is mapped from its metadata', name)
       return { path: nodePath(made.name), wasMapped: false }
@@ -171,15 +173,16 @@ async function fenceOff(wrapper: string, table: SegmentTable): Promise<void> {
   await raiseFence(wrapper, mergeRuns(runs))
 }
 
-/** Creates a device in place of one with its UUID that a crash has left half-made. The image must be locked. */
-async function createOnce(name: string, uuid: string): Promise<DmDevice> {
+/** Makes a device in place of one with its UUID that a crash has left half-made. */
+async function makeOnce(identity: string, make: () => Promise<DmDevice>): Promise<DmDevice> {
   try {
-    return await createDevice(name, uuid, name)
+    return await make()
   } catch (error) {
-    const left = await findDevice({ uuid })
+    await using _ = await FileLock.take([identity], DEFAULT_WAIT)
+    const left = await findDevice({ uuid: uuidOf(identity) })
     if (!left || hasLiveTable(left)) throw error
     await removeDevice(left, DEFAULT_WAIT)
-    return await createDevice(name, uuid, name)
+    return await make()
   }
 }
 
@@ -194,8 +197,9 @@ async function addPartitions(
   device: DmDevice,
   identity: string,
   { readOnly, size }: ImageMetadata,
-  { lock, undo }: { lock: FileLock; undo: Undo },
+  undo: Undo,
 ): Promise<void> {
+  await using lock = await FileLock.take([identity], DEFAULT_WAIT)
   const { name, uuid, major, minor } = device
   const scope = { offset: 0, readOnly, holes: 'reject', udevScan: true } as const
   const record = newRecord('', [{ path: '', identity }], scope, {

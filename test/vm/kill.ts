@@ -16,6 +16,7 @@ import {
   leftFiles,
   makeHost,
   oneSegment,
+  scaledStep,
   sh,
   wrappedHost,
 } from './lab.js'
@@ -28,7 +29,7 @@ const partitions = variant === 'partitions'
 const fence = variant === 'fence'
 /** On ext4 alone, all of them are tried in every run. */
 const FEWER = partitions || fence ? 4 : filesystem === 'ext4' ? 1 : 3
-const step = all ? 1 : FEWER
+const step = all ? 1 : scaledStep(FEWER)
 
 const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 const loops = (): string => sh('losetup -l --noheadings')

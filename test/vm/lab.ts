@@ -52,6 +52,9 @@ const SCALE = Number(process.env.DMLOOP_SCALE ?? 1)
 export const scaled = (count: number, least = 1): number =>
   Math.max(least, Math.ceil(count * SCALE))
 
+/** A step between calls to kill at: longer on a slow machine. */
+export const scaledStep = (step: number): number => Math.ceil(step / SCALE)
+
 /** As much of a list, spread evenly over it. */
 export function spread<T>(list: readonly T[]): T[] {
   const count = scaled(list.length, Math.min(2, list.length))

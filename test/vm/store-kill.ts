@@ -5,13 +5,13 @@ import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { ImageStore, type DmloopError } from 'dmloop'
 import { killAt } from './kill-at.js'
-import { randomFile, sh } from './lab.js'
+import { randomFile, scaledStep, sh } from './lab.js'
 import { HOST, METADATA, mount, reboot } from './store-host.js'
 
 const [filesystem = 'ext4', all] = process.argv.slice(2)
 const MIB = 1 << 20
 const SIZE = 2 * MIB
-const step = all === 'all' ? 1 : 24
+const step = all === 'all' ? 1 : scaledStep(24)
 
 sh(`mkfs.${filesystem} -q /dev/ram0`)
 mkdirSync(HOST)
