@@ -37,62 +37,67 @@ function passes(t: Test, name: string, booted: Booted): Booted {
 
 const rootDisk = join(work, 'root.disk')
 const { partUuid } = makeDisk(rootDisk, 512, { tree, partition: true })
-const onRoot = { root: '/dev/mapper/root', disks: [rootDisk] }
-boot(machine, {
+const plain = {
   root: `PARTUUID=${partUuid}`,
   disks: [rootDisk],
   initramfs: initramfs('initramfs-tools'),
-  step: ['firstWrapper', partUuid],
-})
-const wrapped = initramfs('initramfs-tools', 'first')
+}
+const dataDisk = join(work, 'data.disk')
+const data = makeDisk(dataDisk, 700, { partition: true })
 
-await t.test('the root filesystem on a partition, wrapped', (t) => {
-  const start = (name: string, step: string, image: string): Booted =>
-    passes(t, name, boot(machine, { ...onRoot, initramfs: image, step: [step] }))
-  start('the wrapper alone', 'mapOnRoot', wrapped)
-  const mapped = initramfs('initramfs-tools', 'root')
-  start('initramfs-tools', 'checkRoot', mapped)
-  if (shortest) {
+/** Another filesystem, from the boot on that makes its wrapper. */
+function startData(t: Test, disks: string[], start: typeof plain, ...seed: string[]): void {
+  boot(machine, {
+    ...start,
+    disks: [...disks, ...seed],
+    step: ['mapOnData', data.partUuid, ...seed.map(() => '/dev/vdc')],
+  })
+  passes(t, 'systemd', boot(machine, { ...start, disks, step: ['checkData'] }))
+}
+
+if (shortest) {
+  await t.test('another filesystem, wrapped by systemd', (t) => {
+    startData(t, [rootDisk, dataDisk], plain)
     t.end()
-    return
-  }
-  start('dracut', 'checkRoot', initramfs('dracut', 'root'))
-  start('initramfs-tools, unmapped', 'unmapRoot', mapped)
-  const { console } = start('a file that was replaced', 'checkSkipped', mapped)
-  t.match(console, 'dmloop: disk1 is not made: the disk has other data where the image was')
-  t.end()
-})
+  })
+} else {
+  boot(machine, { ...plain, step: ['firstWrapper', partUuid] })
+  const wrapped = initramfs('initramfs-tools', 'first')
+  const onRoot = { root: '/dev/mapper/root', disks: [rootDisk] }
 
-if (!shortest) {
-  const dataDisk = join(work, 'data.disk')
-  const data = makeDisk(dataDisk, 700, { partition: true })
+  await t.test('the root filesystem on a partition, wrapped', (t) => {
+    const start = (name: string, step: string, image: string): Booted =>
+      passes(t, name, boot(machine, { ...onRoot, initramfs: image, step: [step] }))
+    start('the wrapper alone', 'mapOnRoot', wrapped)
+    const mapped = initramfs('initramfs-tools', 'root')
+    start('initramfs-tools', 'checkRoot', mapped)
+    start('dracut', 'checkRoot', initramfs('dracut', 'root'))
+    start('initramfs-tools, unmapped', 'unmapRoot', mapped)
+    const { console } = start('a file that was replaced', 'checkSkipped', mapped)
+    t.match(console, 'dmloop: disk1 is not made: the disk has other data where the image was')
+    t.end()
+  })
+
   const seed = join(work, 'seed')
   makeDisk(seed, 512, { tree })
   const both = { ...onRoot, initramfs: wrapped, disks: [rootDisk, dataDisk] }
 
   await t.test('another filesystem, wrapped by systemd', (t) => {
-    const first = { ...both, disks: [...both.disks, seed] }
-    boot(machine, { ...first, step: ['mapOnData', data.partUuid, '/dev/vdc'] })
-    passes(t, 'first boot', boot(machine, { ...both, step: ['checkData'] }))
+    startData(t, both.disks, both, seed)
     passes(t, 'second boot', boot(machine, { ...both, step: ['checkData'] }))
     t.end()
   })
 
   await t.test('the root filesystem in an image', (t) => {
-    const images = { 'initramfs-tools': '', dracut: '' }
-    for (const kind of ['initramfs-tools', 'dracut'] as const)
-      images[kind] = initramfs(kind, 'system')
-    for (const [index, kind] of (
-      ['initramfs-tools', 'dracut', 'initramfs-tools'] as const
-    ).entries()) {
+    const images = {
+      'initramfs-tools': initramfs('initramfs-tools', 'system'),
+      dracut: initramfs('dracut', 'system'),
+    }
+    const kinds: Kind[] = ['initramfs-tools', 'dracut', 'initramfs-tools']
+    for (const [index, kind] of kinds.entries()) {
       const step = ['checkSystem', String(index + 1)]
-      const started = {
-        initramfs: images[kind],
-        root: '/dev/mapper/system',
-        disks: [dataDisk],
-        step,
-      }
-      passes(t, kind, boot(machine, started))
+      const root = '/dev/mapper/system'
+      passes(t, kind, boot(machine, { initramfs: images[kind], root, disks: [dataDisk], step }))
     }
     t.end()
   })

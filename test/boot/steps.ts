@@ -122,9 +122,9 @@ const STEPS: Record<string, (...args: string[]) => Promise<void>> = {
     sh(`mount ${wrapper.path} /srv/data`)
     const store = await onData()
     await makeImage(store, 'disk2')
-    await store.create('system', { from: seed })
+    if (seed !== '') await store.create('system', { from: seed })
     await store.exportBoot('systemd')
-    await saveBootFiles(store, 'system')
+    if (seed !== '') await saveBootFiles(store, 'system')
     appendFileSync('/etc/fstab', '/dev/mapper/data /srv/data ext4 defaults 0 2\n')
   },
 

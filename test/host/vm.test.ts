@@ -48,7 +48,10 @@ const running = (word: string): string[] =>
     })
     .filter((line) => line.includes(word))
 
-await t.test('the command’s status, streams, arguments and directory', async (t) => {
+// Two guests at a time, as the machine usually has more processors than one.
+t.jobs = 2
+
+void t.test('the command’s status, streams, arguments and directory', async (t) => {
   const script = 'echo out; echo err >&2; pwd; echo "<$1>"; id -u; exit 42'
   const { status, stdout, stderr } = await vm(['sh', '-c', script, 'sh', `a 'b' "c" $d`])
   t.equal(status, 42)
@@ -56,7 +59,7 @@ await t.test('the command’s status, streams, arguments and directory', async (
   t.equal(stderr, 'err\n')
 })
 
-await t.test('a checkout under /tmp, with a space in its path', async (t) => {
+void t.test('a checkout under /tmp, with a space in its path', async (t) => {
   const folder = mkdtempSync('/tmp/dmloop a ')
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   for (const part of ['out/vm', 'vm', 'build/Release/uml-xstate.so', 'package.json']) {
@@ -67,7 +70,7 @@ await t.test('a checkout under /tmp, with a space in its path', async (t) => {
   t.equal(stdout, `${folder}\n`)
 })
 
-await t.test('what is in the guest', async (t) => {
+void t.test('what is in the guest', async (t) => {
   const script =
     'cat /sys/block/ram0/size /sys/block/ram1/size; dmsetup targets; ls /sys/block;' +
     'touch /tmp/a /run/b && ! touch /etc/c 2>/dev/null && echo read-only'
@@ -79,14 +82,14 @@ await t.test('what is in the guest', async (t) => {
   t.match(stdout, /^read-only$/m)
 })
 
-await t.test('with udevd', async (t) => {
+void t.test('with udevd', async (t) => {
   const script =
     'dmsetup create x --table "0 8 zero"; readlink /dev/mapper/x; test -S /run/udev/control'
   const { status, stdout } = await vm(['--udev', 'sh', '-c', script])
   t.match({ status, stdout }, { status: 0, stdout: '../dm-0\n' })
 })
 
-await t.test('with several processors', async (t) => {
+void t.test('with several processors', async (t) => {
   const script =
     'nproc; echo err >&2; ! touch /etc/c 2>/dev/null && echo read-only;' +
     'dmsetup create x --table "0 8 linear /dev/ram0 16" && dmsetup table x;' +
@@ -100,7 +103,7 @@ await t.test('with several processors', async (t) => {
   t.equal((await vm(['--smp=1', 'sh', '-c', 'echo err >&2'])).stderr, 'err\n')
 })
 
-await t.test('with a newer kernel', async (t) => {
+void t.test('with a newer kernel', async (t) => {
   const modules =
     'dm-crypt dm-delay dm-thin-pool dm-snapshot dm-raid raid1 xfs f2fs vfat nls_cp437 nls_iso8859-1' +
     ' nls_ascii btrfs squashfs erofs overlay fuse 9p 9pnet_fd nfsd nfs'
@@ -116,7 +119,7 @@ await t.test('with a newer kernel', async (t) => {
   t.match(unknown, { status: 70, stderr: /has no kernel 5\.99; it has .*6\.12/ })
 })
 
-await t.test('a guest that hangs or dies is told from a command that fails', async (t) => {
+void t.test('a guest that hangs or dies is told from a command that fails', async (t) => {
   t.match(await vm(['--timeout=5', 'sleep', '60']), { status: 124, stderr: /after 5 s/ })
   for (const kind of ['--smp=0', '--smp=2']) {
     const died = await vm([kind, 'sh', '-c', 'echo c >/proc/sysrq-trigger; sleep 5'])
@@ -128,7 +131,7 @@ await t.test('a guest that hangs or dies is told from a command that fails', asy
 })
 
 for (const kind of ['--smp=0', '--smp=2']) {
-  await t.test(`killed, it takes the guest with it: ${kind}`, async (t) => {
+  void t.test(`killed, it takes the guest with it: ${kind}`, async (t) => {
     // A size of its own tells this guest from those of tests that run at the same time.
     const mark = 'DMLOOP_VM_DISK=34816'
     let seen = 0
