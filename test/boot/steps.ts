@@ -158,7 +158,7 @@ const STEPS: Record<string, (...args: string[]) => Promise<void>> = {
     sh('mount /dev/mapper/data /srv/data')
     const device = await openMapping('system')
     assert.deepEqual(await device.verify(), OK)
-    await assert.rejects(device.unmap({ timeout: 1000 }), { code: 'DMLOOP_STILL_OPEN' })
+    await assert.rejects(device.unmap({ timeout: 8000 }), { code: 'DMLOOP_STILL_OPEN' })
     sh('umount /srv/data')
   },
 }
