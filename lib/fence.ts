@@ -15,6 +15,7 @@ import {
 } from './kernel/device-mapper.js'
 import { DmloopError, dmloopError, isSystemError, problem, type Problem } from './kernel/errors.js'
 import { native, result, type DmDevice } from './kernel/native.js'
+import { EXTENT_FLAGS } from './kernel/policy.js'
 import { SECTOR } from './kernel/segments.js'
 import { mapperUuid, parseDevice } from './kernel/sysfs.js'
 import { DEFAULT_TIMEOUT, DEFAULT_WAIT, NO_WAIT, type WaitLimit } from './kernel/wait.js'
@@ -149,7 +150,9 @@ function runsOf({ parts }: BuiltPlan): Map<string, SectorRun[]> {
     const rows = native.extentRows(facts.extents, 0, facts.count)
     const runs = found.get(slice.file.device) ?? []
     for (let row = 0; row < rows.length; row += 4) {
-      const [, physical = 0, length = 0] = rows.subarray(row, row + 4)
+      const [, physical = 0, length = 0, flags = 0] = rows.subarray(row, row + 4)
+      // What reads as zeros is not mapped.
+      if ((flags & EXTENT_FLAGS.UNWRITTEN.bit) !== 0) continue
       runs.push({ start: physical / SECTOR, length: length / SECTOR })
     }
     found.set(slice.file.device, runs)

@@ -169,8 +169,8 @@ const STEPS = [
   {
     step: 'that the cache is dropped and compared before a file is released',
     file: 'guard',
-    from: '  await dropStalePages(file)\n',
-    to: '',
+    from: '  await dropStalePages(file)\n  await restoreAttributes(file)\n',
+    to: '  await restoreAttributes(file)\n',
     run: STALE,
   },
   {
@@ -232,8 +232,8 @@ const STEPS = [
   {
     step: 'that an old mapping does not release the file of a later one',
     file: 'mapped-files',
-    from: 'if (mark?.id === id) await releaseGuard(found)',
-    to: 'if (mark) await releaseGuard(found)',
+    from: 'if (!isKept && mark?.id === id) await releaseGuard(found)',
+    to: 'if (!isKept && mark) await releaseGuard(found)',
     run: RECORDS,
   },
   {
@@ -267,8 +267,8 @@ const STEPS = [
   {
     step: 'that releaseFile itself drops the cache',
     file: 'recovery',
-    from: '  for (const file of files.list) await dropStalePages(file)\n',
-    to: '',
+    from: '    await dropStalePages(file)\n    if (!(await readMark(file))) continue\n',
+    to: '    if (!(await readMark(file))) continue\n',
     run: STALE,
   },
   {

@@ -185,6 +185,16 @@ await check('two files, of which one is unmapped', async (t) => {
   // A file without a fence, mapped and unmapped beside it.
   await (await mapFile(file)).unmap()
   t.strictSame(fenced(), one)
+  // One of which the unwritten half is not mapped.
+  const half = `${HOST}/half`
+  randomFile(half, MIB)
+  sh(`fallocate -l ${2 * MIB} ${half}; sync ${half}`)
+  const c = await mapFile(half, { fence: true, readOnly: true, holes: 'zero' })
+  t.equal(c.size, 2 * MIB)
+  await (await mapFile(file, { fence: true })).unmap()
+  t.strictSame(await c.verify({ content: 'full' }), OK)
+  await c.unmap()
+  sh(`rm ${half}`)
   const whole = (await listMappings()).find(({ name }) => name === 'host')
   t.match(await whole?.verify(), OK, 'the wrapper is as it must be')
   await b.unmap()
