@@ -32,7 +32,7 @@ function callsOf(...args: string[]): number[] {
   return spread(calls.filter((call) => call % 32 === 0 || call > count - LAST))
 }
 
-const LAST = 16
+const LAST = 10
 
 /** The image that is there, of one file or of several; undefined where there is none. */
 function found(): Buffer | undefined {

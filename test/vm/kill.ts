@@ -1,6 +1,6 @@
 // node kill.js FILESYSTEM [loop | partitions | fence] [all]: SIGKILL between any two system calls of mapFile and of unmap
-// that change something; on other filesystems than ext4 at every third of them, with partitions or a fence at every
-// fourth, or all.
+// that change something; of a loop device at every second of them, on other filesystems than ext4 at every third, with
+// partitions or a fence at every fourth, or all.
 // Whatever is left, the next call finds it, and completes or undoes it: also after a reboot, which keeps neither
 // devices nor /run nor caches, and also when the device was written to meanwhile.
 import { createHash } from 'node:crypto'
@@ -28,7 +28,7 @@ const backend = variant === 'loop' ? 'loop' : 'linear'
 const partitions = variant === 'partitions'
 const fence = variant === 'fence'
 /** On ext4 alone, all of them are tried in every run. */
-const FEWER = partitions || fence ? 4 : filesystem === 'ext4' ? 1 : 3
+const FEWER = partitions || fence ? 4 : filesystem !== 'ext4' ? 3 : backend === 'loop' ? 2 : 1
 const step = all ? 1 : scaledStep(FEWER)
 
 const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')

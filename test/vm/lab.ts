@@ -1,7 +1,14 @@
 // What tests in the guest kernel share: ram disks, hosts on device-mapper, files in many pieces.
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { createReadStream, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import {
+  createReadStream,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+} from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { wrapDevice } from 'dmloop'
@@ -161,6 +168,8 @@ export function deviceNames(): string[] {
     .map((line) => line.split('\t')[0] ?? '')
     .sort()
 }
+
+export const UDEV = existsSync('/run/udev/control')
 
 /** The cookies that nobody has destroyed. */
 export const leftCookies = (): string[] => sh('dmsetup udevcookies').trim().split('\n').slice(1)

@@ -1,6 +1,7 @@
 // Eight processes in four mount namespaces, two of which have a /run of their own, map, write to and unmap
-// the same files, rename the directories above them and read them through mmap, for a minute. At the end every
-// file holds what was last written to it, and nothing is held or left. namespaces.js member SEED is one of them.
+// the same files, rename the directories above them and read them through mmap, for half a minute, or as
+// long as DMLOOP_SCALE makes that. At the end every file holds what was last written to it, and nothing is
+// held or left. namespaces.js member SEED is one of them.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -35,7 +36,7 @@ const HOST = '/tmp/host'
 const TRUTH = '/tmp/truth'
 const HOLD_PAGES = fileURLToPath(new URL('../../../build/Release/hold-pages', import.meta.url))
 const FILES = 6
-const SECONDS = scaled(60, 20)
+const SECONDS = scaled(30, 20)
 const BYTES = 64 << 10
 const BLOCK = 4096
 

@@ -34,9 +34,11 @@ import {
   scaled,
   sh,
   spread,
+  UDEV,
 } from './lab.js'
 
-const ROUNDS = scaled(200)
+/** udev takes its time. */
+const ROUNDS = scaled(UDEV ? 80 : 200)
 const host = makeHost('ext4', oneSegment(), { name: 'host' })
 const file = `${host.path}/image`
 randomFile(file, 1 << 20)

@@ -1,12 +1,11 @@
 // Images with partition tables, and what kpartx and the loop driver find in them.
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import type { Test } from 'tap'
 import type { MappedDevice } from 'dmloop'
-import { deviceNames, leftCookies, leftFiles, sh } from './lab.js'
+import { deviceNames, leftCookies, leftFiles, sh, UDEV } from './lab.js'
 
 export const MIB = 1 << 20
-export const UDEV = existsSync('/run/udev/control')
 
 export const settle = (): void => {
   if (UDEV) sh('udevadm settle')

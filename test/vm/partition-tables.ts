@@ -2,7 +2,7 @@
 // loop driver find: of every third table, with udev others than without, or of all.
 import t from 'tap'
 import { mapFile, openMapping, type MappedDevice } from 'dmloop'
-import { fileState, makeHost, oneSegment, sh, spread } from './lab.js'
+import { fileState, makeHost, oneSegment, sh, spread, UDEV } from './lab.js'
 import {
   byDriver,
   byKpartx,
@@ -13,7 +13,6 @@ import {
   rowsOf,
   settle,
   sfdisk,
-  UDEV,
   upTo,
   type Table,
 } from './partition-images.js'

@@ -15,7 +15,7 @@ import {
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { listMappings, mapFile, openMapping, type MapOptions, type MappedDevice } from 'dmloop'
-import { deviceNames, fileState, leftFiles, makeHost, oneSegment, sh } from './lab.js'
+import { deviceNames, fileState, leftFiles, makeHost, oneSegment, sh, UDEV } from './lab.js'
 import {
   byDriver,
   byKpartx,
@@ -26,7 +26,6 @@ import {
   rowsOf,
   settle,
   sfdisk,
-  UDEV,
   type Table,
 } from './partition-images.js'
 

@@ -1,4 +1,4 @@
-// node provision.js FILESYSTEM: provisionFile. Whatever a file is made of, it reads as before, and can be mapped
+// node provision.js FILESYSTEM [FILES]: provisionFile. Whatever a file is made of, it reads as before, and can be mapped
 // afterwards; also when it is stopped on the way. Nobody else can have it open meanwhile.
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -28,7 +28,7 @@ import {
   sh,
 } from './lab.js'
 
-const [filesystem = 'ext4'] = process.argv.slice(2)
+const [filesystem = 'ext4', files = '12'] = process.argv.slice(2)
 const KIB = 1024
 const MIB = 1 << 20
 const BLOCK = 4 * KIB
@@ -107,7 +107,7 @@ function makeFile(): string[] {
 
 await t.test('files of all kinds', async (t) => {
   const seen = new Set<string>()
-  const count = scaled(filesystem === 'f2fs' ? 10 : 24, 6)
+  const count = scaled(Number(files), 6)
   for (let round = 0; round < count; round++) {
     const kinds = makeFile()
     for (const code of await codes()) seen.add(code)

@@ -164,7 +164,7 @@ await check('a process that is killed while it has the journal written out', asy
   const file = `${HOST}/written`
   const root = fileURLToPath(new URL('../../..', import.meta.url))
   writeFileSync(file, '')
-  for (let round = 0; round < scaled(20, 5); round++) {
+  for (let round = 0; round < scaled(10, 5); round++) {
     // It has something to write out.
     writeFileSync(file, Buffer.alloc(4 * MIB, round))
     const command = ['--input-type=module', '--eval', script, file]
@@ -173,7 +173,7 @@ await check('a process that is killed while it has the journal written out', asy
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     await once(child.stdout, 'data')
-    await sleep(10 * round)
+    await sleep(20 * round)
     child.kill('SIGKILL')
     await once(child, 'exit')
     // Whoever writes to a frozen filesystem waits for good.
