@@ -44,9 +44,8 @@ const share = (path: string, tag: string): string[] => [
 /** Throws with the end of the console's log when the machine does not come as far as to run the step. */
 export function boot(machine: Machine, { initramfs, root, disks, step }: Boot): Booted {
   const { tree, share: folder, log } = machine
-  const command = ['node', STEPS, ...step].map((word) => `'${word}'`)
-  command[0] = `/mnt/host${process.execPath}`
-  command[1] = `/mnt/host${STEPS}`
+  const words = [`/mnt/host${process.execPath}`, `/mnt/host${STEPS}`, ...step]
+  const command = words.map((word) => `'${word}'`)
   writeFileSync(
     join(folder, 'step'),
     `read -r up _ </proc/uptime\necho "up $up"\nexec ${command.join(' ')}\n`,

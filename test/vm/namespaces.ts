@@ -57,6 +57,8 @@ const EXPECTED = [
   'DMLOOP_NOT_MAPPED',
   'DMLOOP_FILE_CHANGED',
   'ENOENT',
+  // Its node is removed after the device.
+  'ENXIO',
   'EEXIST',
   'ENOTEMPTY',
 ]
