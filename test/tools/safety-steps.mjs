@@ -480,13 +480,6 @@ export const STEPS = [
     run: FENCE,
   },
   {
-    step: 'that there is a wrapper for it',
-    file: 'map-file',
-    from: 'if (request.fence) problems.push(...(await judgeFenceable(files)))',
-    to: 'if (request.fence) void judgeFenceable',
-    run: FENCE,
-  },
-  {
     step: 'that a store imports only what is stored where it must be',
     file: 'store/import-lp',
     from: "  if (deviation) throw changed(paths[0] ?? '', 'is stored elsewhere than its partition', deviation)\n",
