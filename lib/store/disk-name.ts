@@ -16,6 +16,10 @@ export interface DiskName {
   size: number
 }
 
+/** Whether two names are of one disk. */
+export const isSameDisk = (a: DiskName, b: DiskName): boolean =>
+  a.by === b.by && a.value === b.value
+
 /** The UUIDs of a block device, as libblkid reads them from the disk. */
 interface Identifiers {
   /** As "major:minor". */

@@ -10,7 +10,7 @@ import type { Partition } from '../partitions.js'
 import { bootFiles, type BootFile, type BootKind, type BootPlan } from './boot-files.js'
 import type { BootDevice, BootDisk, BootWrapper } from './boot-plan.js'
 import { BOOT_FOLDER } from './boot-script.js'
-import { nameDisk, type DiskFinder, type DiskName } from './disk-name.js'
+import { isSameDisk, nameDisk, type DiskFinder, type DiskName } from './disk-name.js'
 import { labelOf } from './label.js'
 import type { ImageMetadata } from './metadata.js'
 import type { NewWrapper } from './options.js'
@@ -50,7 +50,7 @@ class Names {
   readonly wrappers: BootWrapper[] = []
 
   disk(name: DiskName): number {
-    const found = this.disks.findIndex(({ by, value }) => by === name.by && value === name.value)
+    const found = this.disks.findIndex((disk) => isSameDisk(disk, name))
     return found === -1 ? this.disks.push(name) - 1 : found
   }
 

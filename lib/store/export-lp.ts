@@ -2,7 +2,7 @@
 import { realpath, stat } from 'node:fs/promises'
 import { dmloopError, isSystemError } from '../kernel/errors.js'
 import { replaceFile } from '../kernel/path.js'
-import type { DiskFinder, DiskName } from './disk-name.js'
+import { isSameDisk, type DiskFinder, type DiskName } from './disk-name.js'
 import { notRepresentable } from './lp-errors.js'
 import {
   encodeLpMetadata,
@@ -62,12 +62,10 @@ export async function encodeImages(
   return encodeLpMetadata({ ...tables, geometry, blockDevices }, form)
 }
 
-const isSame = (a: DiskName, b: DiskName): boolean => a.by === b.by && a.value === b.value
-
 function disksOf(images: readonly NamedImage[]): DiskName[] {
   const disks: DiskName[] = []
   for (const disk of images.flatMap(({ metadata }) => metadata.disks)) {
-    if (!disks.some((each) => isSame(each, disk))) disks.push(disk)
+    if (!disks.some((each) => isSameDisk(each, disk))) disks.push(disk)
   }
   return disks
 }
@@ -78,7 +76,7 @@ function partitionOf(
   before: number,
 ): LpPartition {
   const { readOnly, disabled, segments, disks } = metadata
-  const numbers = disks.map((disk) => before + all.findIndex((each) => isSame(each, disk)))
+  const numbers = disks.map((disk) => before + all.findIndex((each) => isSameDisk(each, disk)))
   return {
     name,
     attributes: [
