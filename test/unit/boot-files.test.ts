@@ -133,6 +133,13 @@ await t.test('dm-mod.create', (t) => {
   t.end()
 })
 
+/** Not `t.testdir`: its name is the same in each release of Node that runs this test at once. */
+function temporaryFolder(t: Test): string {
+  const folder = mkdtempSync(join(tmpdir(), 'dmloop-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
+
 const checkers = (script: string): string[][] =>
   script.startsWith('#!/bin/bash')
     ? [['bash', '-n']]
@@ -143,7 +150,7 @@ const checkers = (script: string): string[][] =>
       ]
 
 await t.test('shellcheck, dash and busybox can read every script', (t) => {
-  const folder = t.testdir({})
+  const folder = temporaryFolder(t)
   for (const kind of BOOT_KINDS) {
     for (const [index, { path, content }] of bootFiles(
       kind === 'dm-mod.create' ? { ...PLAN, mapperMajor: 253 } : PLAN,
@@ -182,8 +189,7 @@ interface Machine {
 
 /** A machine with one disk, whose files are those of a plan. */
 function machine(t: Test, shell: string[], plan: BootPlan): Machine {
-  const root = mkdtempSync(join(tmpdir(), 'dmloop-'))
-  t.teardown(() => rmSync(root, { recursive: true, force: true }))
+  const root = temporaryFolder(t)
   const write = (path: string, content: string | Uint8Array, mode = 0o644): void => {
     mkdirSync(dirname(join(root, path)), { recursive: true })
     writeFileSync(join(root, path), content, { mode })
