@@ -13,13 +13,13 @@ export type WorkerFormat = keyof typeof DECODERS
 
 export type ToWorker =
   /** undefined: that was all. */
-  | { type: 'input'; data: Uint8Array | undefined }
+  | { type: 'input'; data: Uint8Array<ArrayBuffer> | undefined }
   /** To be written to again. */
   | { type: 'buffer'; buffer: ArrayBuffer }
 
 export type FromWorker =
-  /** Asks for the next piece of input. */
-  | { type: 'input' }
+  /** Asks for the next piece of input, and gives back a buffer for it. */
+  | { type: 'input'; buffer: ArrayBuffer | undefined }
   | { type: 'output'; buffer: ArrayBuffer; length: number }
   | { type: 'end' }
   /** What is wrong with the last piece of input; undefined: it is not the last one. */
@@ -32,7 +32,9 @@ const BUFFER_SIZE = 1 << 20
 /** The other thread: gives input, takes output. */
 class Peer {
   readonly #port: MessagePort
-  readonly #inputs = new Queue<{ data: Uint8Array | undefined }>()
+  readonly #inputs = new Queue<{ data: Uint8Array<ArrayBuffer> | undefined }>()
+  /** Of the last pieces of input, the older one first. */
+  #pieces: (ArrayBuffer | undefined)[] = [undefined, undefined]
   readonly #buffers = new Queue<ArrayBuffer>()
   /** What is being filled, and how far. */
   #buffer: ArrayBuffer | undefined
@@ -48,8 +50,11 @@ class Peer {
   }
 
   async input(): Promise<Uint8Array | undefined> {
-    this.post({ type: 'input' })
+    // Not the last one: where that was all, xz-decompress looks at it once more.
+    const [buffer, last] = this.#pieces
+    this.post({ type: 'input', buffer }, buffer ? [buffer] : [])
     const { data } = await this.#inputs.take()
+    this.#pieces = [last, data?.buffer]
     return data
   }
 

@@ -79,17 +79,23 @@ export class WorkerSource implements ByteSource {
 
   #receive(message: FromWorker): void {
     if (message.type === 'input') {
-      this.#feed().catch((error: unknown) => this.#fail(error))
+      this.#feed(message.buffer).catch((error: unknown) => this.#fail(error))
     } else {
       this.#outcomes.put(message)
     }
   }
 
-  async #feed(): Promise<void> {
+  async #feed(used: ArrayBuffer | undefined): Promise<void> {
     const piece = await this.#input.next()
-    // The source uses its own buffer again. (slice() of a Buffer would not copy.)
-    const copy = piece && new Uint8Array(piece)
-    this.#post({ type: 'input', data: copy }, copy ? [copy.buffer] : [])
+    if (!piece) {
+      this.#post({ type: 'input', data: undefined }, [])
+      return
+    }
+    // The source uses its own buffer again.
+    const buffer = used && used.byteLength >= piece.length ? used : new ArrayBuffer(piece.length)
+    const data = new Uint8Array(buffer, 0, piece.length)
+    data.set(piece)
+    this.#post({ type: 'input', data }, [buffer])
   }
 
   #giveBack(): void {
