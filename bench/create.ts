@@ -1,11 +1,12 @@
-// createImage on this machine’s own filesystem, beside dd and simg2img, in turn: create.js [FOLDER [MIB]]. It needs
-// img2simg and simg2img (Debian: android-sdk-libsparse-utils).
-// simg2img leaves what it writes in the page cache, and holes for what has no content: sync is part of its time.
+// createImage on this machine’s own filesystem, beside dd, simg2img and the tools that unpack, in turn:
+// create.js [FOLDER [MIB]]. It needs img2simg and simg2img (Debian: android-sdk-libsparse-utils), gzip, zstd and xz.
+// All but dd leave what they write in the page cache, and simg2img holes for what has no content: sync is part of
+// their time.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, openSync, rmSync, writeSync, closeSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { createImage } from 'dmloop'
 import { milliseconds, PAIRS, report, spread } from './measure.js'
 import { watchMemory } from './resident.js'
@@ -18,6 +19,9 @@ const folder = mkdtempSync(join(parent, 'dmloop-bench-'))
 process.once('exit', () => rmSync(folder, { recursive: true }))
 const raw = join(folder, 'raw')
 const sparse = join(folder, 'sparse')
+const gzip = join(folder, 'raw.gz')
+const zstd = join(folder, 'raw.zst')
+const xz = join(folder, 'raw.xz')
 const made = join(folder, 'made')
 const run = (command: string, ...args: string[]): void =>
   void execFileSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] })
@@ -32,6 +36,9 @@ function makeSources(): void {
   }
   closeSync(file)
   run('img2simg', raw, sparse)
+  run('gzip', '--keep', '--fast', raw)
+  run('zstd', '--quiet', raw)
+  run('xz', '--keep', '-0', '--threads=0', raw)
   run('sync', '--file-system', folder)
 }
 
@@ -40,6 +47,13 @@ async function peakOf(work: () => Promise<unknown>): Promise<number> {
   const peak = watchMemory()
   await work()
   return peak()
+}
+
+function unpack(tool: string, from: string): void {
+  const to = openSync(made, 'w')
+  execFileSync(tool, ['--decompress', '--stdout', from], { stdio: ['ignore', to, 'inherit'] })
+  closeSync(to)
+  run('sync', made)
 }
 
 const create = (from: string): Promise<string[]> => createImage(made, { from })
@@ -59,6 +73,9 @@ const OTHERS: Record<string, { from: string; other: () => void }> = {
     },
   },
   simg2img: { from: sparse, other: () => run('simg2img', sparse, made) },
+  'gzip --decompress; sync': { from: gzip, other: () => unpack('gzip', gzip) },
+  'zstd --decompress; sync': { from: zstd, other: () => unpack('zstd', zstd) },
+  'xz --decompress; sync': { from: xz, other: () => unpack('xz', xz) },
 }
 
 makeSources()
@@ -79,7 +96,7 @@ for (const [name, { from, other }] of Object.entries(OTHERS)) {
     speeds.push(size / MEBIBYTE / (own / 1000))
   }
   rows.push({
-    from: from === raw ? 'raw' : 'sparse',
+    from: basename(from),
     'image, MiB': size / MEBIBYTE,
     'compared with': name,
     'createImage, MiB/s': spread(speeds),
