@@ -165,10 +165,12 @@ const spawnGuest = (
     [test, ...args, ...options.filter((option) => option === '--udev')].join(' '),
   )
 
+/** Most of a test uses one processor at a time, and the machine usually has more. */
+const JOBS = 2
+
 t.setTimeout(0)
 if (values.kernel.length === 0) {
-  // A guest has one processor, and the machine usually more.
-  t.jobs = 2
+  t.jobs = JOBS
   await Promise.all(guestsOn(UML).map((guest) => spawnGuest(t, guest, TIMEOUT)))
 }
 for (const kernel of values.kernel) {
@@ -176,6 +178,7 @@ for (const kernel of values.kernel) {
   process.env.DMLOOP_SCALE ??= '0.1'
   const also = ['--smp=2', `--kernel=${kernel}`]
   await t.test(`Linux ${kernel} on two processors`, { timeout: 0 }, async (t) => {
-    for (const guest of guestsOn(kernel)) await spawnGuest(t, guest, TIMEOUT * 4, also)
+    t.jobs = JOBS
+    await Promise.all(guestsOn(kernel).map((guest) => spawnGuest(t, guest, TIMEOUT * 4, also)))
   })
 }
