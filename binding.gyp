@@ -25,6 +25,7 @@
       'target_name': 'dmloop',
       'sources': [
         'native/addon.cc',
+        'native/btrfs.cc',
         'native/call_threads.cc',
         'native/compare.cc',
         'native/device_mapper.cc',
@@ -55,9 +56,11 @@
         'native/loop.cc',
         'native/mounts.cc',
         'native/page_cache.cc',
+        'native/places.cc',
         'native/record.cc',
         'native/segments.cc',
         'native/small_files.cc',
+        'native/swap_file.cc',
         'native/udev_cookie.cc',
       ],
       'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api"],
@@ -106,7 +109,7 @@
         {
           'target_name': 'native-check',
           'type': 'executable',
-          'sources': ['test/tools/native-check.cc', 'native/dm_table.cc', 'native/extent_list.cc', 'native/extent_walk.cc', 'native/segments.cc'],
+          'sources': ['test/tools/native-check.cc', 'native/btrfs.cc', 'native/dm_table.cc', 'native/extent_list.cc', 'native/extent_walk.cc', 'native/files.cc', 'native/segments.cc', 'native/small_files.cc'],
         },
       ],
     }],

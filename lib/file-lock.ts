@@ -140,7 +140,10 @@ async function inodesAt(paths: readonly string[]): Promise<Inode[]> {
   const found = await Promise.all(paths.map((path) => identify(path).catch(() => undefined)))
   return found
     .filter((facts) => facts !== undefined)
-    .map(({ fsMajor, fsMinor, inode }) => ({ major: fsMajor, minor: fsMinor, inode }))
+    .map(({ fsMajor: major, fsMinor: minor, inode }) => {
+      // On btrfs that is not the number in /proc/locks: there nobody is named.
+      return { major, minor, inode, filesystem: { major, minor } }
+    })
 }
 
 /** Opens and locks a record; undefined when another process has it. */

@@ -2,7 +2,8 @@
 import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError, problem, type Problem } from './kernel/errors.js'
 import { native, result, type FileFacts } from './kernel/native.js'
-import type { Protection } from './kernel/policy.js'
+import { FILESYSTEMS, type Guard, type Protection } from './kernel/policy.js'
+import { disableSwap, enableSwap, isOwnSwap } from './kernel/swap-space.js'
 import { readText } from './kernel/sysfs.js'
 import { NO_WAIT, poll } from './kernel/wait.js'
 import { openersOf, writersOf } from './kernel/writers.js'
@@ -10,8 +11,7 @@ import { dropStalePages } from './page-cache.js'
 import type { BackingFile } from './plan/backing-file.js'
 import { formatMark, ownMark, type Mark } from './plan/mark.js'
 import { assertNotInTables } from './plan/overlap.js'
-import type { Guard } from './plan/plan-options.js'
-import { missingProtections, OTHERS, requiredProtections } from './plan/protections.js'
+import { missingProtections, needsMark, OTHERS, requiredProtections } from './plan/protections.js'
 import {
   idmappedMount,
   judgeGuardable,
@@ -42,8 +42,11 @@ export const readMark = async (file: BackingFile): Promise<Mark | undefined> =>
  * (f2fs_ioc_set_pin_file, fs/f2fs/file.c, asks for no permission), so there only root may open it, and a
  * write lease shows that nobody else has it open. A guard that a crash has left is taken over.
  *
- * Rejects with DMLOOP_FILE_IN_USE, which names the processes, with DMLOOP_UNGUARDABLE and with
- * DMLOOP_NOT_PINNED. Resolves to whether the file bears a mark now: where nothing had to be changed, it
+ * With guard 'swapfile' the lease comes first: swapon(2) opens the file for writing, for as long as it is swap space.
+ * Then the immutable flag. Where the file has an owner, only root can open it in between.
+ *
+ * Rejects with DMLOOP_FILE_IN_USE, which names the processes, with DMLOOP_UNGUARDABLE, with DMLOOP_SWAPFILE and
+ * with DMLOOP_NOT_PINNED. Resolves to whether the file bears a mark now: where nothing had to be changed, it
  * needs none.
  */
 export async function acquireGuard(
@@ -61,19 +64,25 @@ export async function acquireGuard(
   const changes = guard !== 'none'
   // Before the lease, which shows then that nobody opened the file in time.
   if (changes && exclusive) await markAndRestrict(file, required, mapping)
+  const isSwap = required.includes('swap')
   await takeLease(file, exclusive)
   let mark: Mark | undefined
   try {
     if (changes) {
       mark = exclusive ? await readMark(file) : await markAndRestrict(file, required, mapping)
     }
-    await setProtections(file, required, mark)
+    if (!isSwap) await setProtections(file, required, mark)
   } catch (error) {
     await endLease(file, exclusive)
     throw error
   }
   // Whoever passed the permission checks before waits in open(2) for the lease, and would succeed now.
   if (!(await endLease(file, exclusive))) throw await fileInUse(file, exclusive)
+  if (isSwap) {
+    await enableSwap(file)
+    await setProtections(file, required, mark)
+    await assertUnused(file, exclusive)
+  }
   log('%s is guarded', file.path)
   return mark !== undefined
 }
@@ -82,16 +91,28 @@ export async function acquireGuard(
 const isExclusive = (file: BackingFile, guard: Guard): boolean =>
   requiredProtections(file, guard).includes('private')
 
+/** The kernel has a swap file open for writing itself, so a lease tells nothing. What /proc lists does. */
+async function assertUnused(file: BackingFile, exclusive: boolean): Promise<void> {
+  const users = await (exclusive ? openersOf : writersOf)(file)
+  if (users.length > 0) throw await fileInUse(file, exclusive)
+}
+
 /**
  * Runs a step while a lease shows once more what `acquireGuard` has made sure of, that nobody has the files
  * open for writing or, on f2fs, at all: root may have cleared a flag, or given a permission, since. The step
- * must not open the files itself. Rejects with DMLOOP_FILE_IN_USE.
+ * must not open the files itself. Swap files, which have no lease, are looked at after the step. Rejects with
+ * DMLOOP_FILE_IN_USE, and with what `judgeGuard` finds of a swap file.
  */
 export async function whileLeased<T>(
   files: readonly BackingFile[],
   guard: Guard,
   step: () => Promise<T>,
 ): Promise<T> {
+  if (guard === 'swapfile') {
+    const value = await step()
+    for (const file of files) await assertSwapGuarded(file)
+    return value
+  }
   const [file, ...rest] = files.filter((each) => requiredProtections(each, guard).length > 0)
   if (!file) return await step()
   const exclusive = isExclusive(file, guard)
@@ -105,6 +126,12 @@ export async function whileLeased<T>(
   }
   if (!(await endLease(file, exclusive))) throw await fileInUse(file, exclusive)
   return value
+}
+
+async function assertSwapGuarded(file: BackingFile): Promise<void> {
+  const [found] = await judgeGuard(file, 'swapfile')
+  if (found) throw new DmloopError(found)
+  await assertUnused(file, isExclusive(file, 'swapfile'))
 }
 
 /**
@@ -143,7 +170,8 @@ async function markAndRestrict(
   const facts = await inspect(file)
   const before = ownMark(facts.mark, identity)
   const missing = missingProtections(facts, required)
-  const protections = [...new Set([...(before?.protections ?? []), ...missing])]
+  const swap = needsMark(required) ? required.filter((each) => each === 'swap') : []
+  const protections = [...new Set([...(before?.protections ?? []), ...swap, ...missing])]
   if (protections.length === 0) return undefined
   // To write the mark, the flag must go for a moment: a process that is killed then must not leave an image without
   // it that will be mapped before anybody can look.
@@ -263,7 +291,18 @@ export async function releaseUnmapped(file: BackingFile): Promise<void> {
 export async function restoreAttributes(file: BackingFile): Promise<void> {
   const mark = await readMark(file)
   if (mark && mark.kept === undefined) await restoreMarked(file, mark)
+  else if (!mark && isSwapUnmarked(file)) await disableSwap(file)
 }
+
+/** Whether swap space is all that the guard by it needs, so that the file has no mark. */
+const isSwapUnmarked = ({ filesystem }: BackingFile): boolean => {
+  const required = FILESYSTEMS[filesystem.name]?.guards.swapfile ?? []
+  return required.length > 0 && !needsMark(required)
+}
+
+/** Whether a file is guarded without a mark: swap space by `acquireGuard`. */
+export const isGuardedUnmarked = async (file: BackingFile): Promise<boolean> =>
+  isSwapUnmarked(file) && (await isOwnSwap(file))
 
 /** Releases a guard that was kept for an image store. */
 export async function releaseKept(file: BackingFile): Promise<void> {
@@ -285,10 +324,12 @@ async function restoreMarked(file: BackingFile, mark: Mark): Promise<void> {
   log('%s is released', file.path)
 }
 
-async function restore({ fd, path }: BackingFile, { protections, access }: Mark): Promise<void> {
+async function restore(file: BackingFile, { protections, access }: Mark): Promise<void> {
+  const { fd, path } = file
   // The immutable flag first, for nothing else can be changed under it. The mark last: until everything is
   // restored, it says what is not.
   if (protections.includes('immutable')) await result(native.setImmutable(fd, false), path)
+  if (protections.includes('swap')) await disableSwap(file)
   if (protections.includes('pinned')) await result(native.setPinned(fd, false), path)
   if (access) await result(native.setAccess(fd, access.uid, access.mode), path)
   await result(native.removeMark(fd), path)
@@ -313,12 +354,28 @@ export async function judgeGuard(file: BackingFile, guard: Guard): Promise<Probl
   if (missing.includes('private')) {
     problems.push(problem('DMLOOP_NOT_PINNED', { file: path }, NOT_PRIVATE))
   }
+  if (required.includes('swap')) {
+    problems.push(...(await judgeSwap(file)))
+  }
   if (missing.includes('pinned')) {
     problems.push(problem('DMLOOP_NOT_PINNED', { file: path }, 'is no longer pinned'))
   } else if (required.includes('pinned')) {
     problems.push(...(await judgePin(file)))
   }
   return problems
+}
+
+/** Without another writer, a lease on a file that is swap space is refused, and on no other (swapon(2) opens it). */
+async function judgeSwap({ fd, path }: BackingFile): Promise<Problem[]> {
+  try {
+    await result(native.takeLease(fd, false), path)
+  } catch (error) {
+    if (isSystemError(error, 'EAGAIN')) return []
+    throw error
+  }
+  await result(native.endLease(fd, false), path)
+  const detail = 'is no longer guarded: it was taken out of use as swap space (swapoff)'
+  return [problem('DMLOOP_UNGUARDABLE', { file: path }, detail)]
 }
 
 /** f2fs counts how often cleaning had to skip a pinned file, and drops the pin at a limit. */

@@ -182,12 +182,17 @@ async function openNamed(
   }
 }
 
+const hasHandles = (filesystem: string): boolean => {
+  const known = FILESYSTEMS[filesystem]
+  return known !== undefined && known.addresses !== 'FIBMAP'
+}
+
 /** The devices of all other mounted filesystems whose files have such handles. */
 async function otherDevices(known: string): Promise<Device[]> {
   const mounts = await result(native.listMounts())
   const devices = new Map(
     mounts
-      .filter(({ filesystem }) => FILESYSTEMS[filesystem]?.addresses === 'FIEMAP')
+      .filter(({ filesystem }) => hasHandles(filesystem))
       .map(({ major, minor }) => [deviceName(major, minor), { major, minor }]),
   )
   devices.delete(known)

@@ -23,13 +23,14 @@ import { mapLoop } from './map-loop.js'
 import type { MappedDevice } from './mapped-device.js'
 import { parseMapOptions, type MapOptions, type MapRequest } from './options.js'
 import { dropStalePages } from './page-cache.js'
-import type { BackingFile } from './plan/backing-file.js'
+import type { BackingFile, BackingFiles } from './plan/backing-file.js'
 import { buildPlan } from './plan/build-plan.js'
 import { proveContent } from './plan/content.js'
 import { readStack } from './plan/device-stack.js'
 import { checkedName, uuidOf } from './plan/names.js'
 import { fallsBack } from './plan/plan-file.js'
 import { sliceFiles } from './plan/range.js'
+import { assertHeads } from './plan/swap-head.js'
 import { inspectFiles } from './plan/verdict.js'
 import { newId, newRecord } from './record.js'
 import { recoverFiles } from './recovery.js'
@@ -70,6 +71,7 @@ async function map(request: MapRequest): Promise<MappedDevice> {
   await sweepNames()
   await recoverFiles(locked, request)
   await files.probe()
+  await assertHeads(files.list, request.guard)
   // Before anything is changed. createNamed makes sure of it.
   if (request.name !== undefined && (await isNameTaken(request.name))) throw nameTaken(request.name)
   if (request.backend === 'loop') return await mapLoop(locked, request, [])
@@ -97,6 +99,8 @@ async function mapLinear(
   await assertInspected(files.list, request)
   const id = newId()
   let live = false
+  // swapon(2) only says that it does not take a file. The extents tell why.
+  if (request.guard === 'swapfile') await assertPlanned(files, request)
   try {
     undo.onFailure(() => lock.clear())
     const marked = await guardFiles(files.list, id, request, undo, () => live)
@@ -143,6 +147,13 @@ async function mapLinear(
     await undo.rollBack(error)
     throw error
   }
+}
+
+/** Throws what is wrong with the extents before anything is changed. */
+async function assertPlanned(files: BackingFiles, request: MapRequest): Promise<void> {
+  await files.syncAndProbe()
+  const { plan } = await buildPlan(files.list, request)
+  plan.assertMappable()
 }
 
 /**

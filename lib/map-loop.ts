@@ -81,8 +81,8 @@ const recordFor = (
     uuid: uuidFor(mapping),
     node,
     length: plan.size,
-    // The filesystem takes part in all I/O, and may move the blocks.
-    guard: 'none',
+    // The filesystem takes part in all I/O, and may move the blocks. What it is made for stays: where its head ends.
+    guard: request.guard === 'swapfile' ? 'swapfile' : 'none',
     marked: [],
     backend: 'loop',
     blockSize: range.blockSize,

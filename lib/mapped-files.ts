@@ -7,7 +7,7 @@ import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { NO_WAIT, type WaitLimit } from './kernel/wait.js'
 import { settleFences } from './fence.js'
-import { readMark, releaseGuard, releaseUnmapped } from './guard.js'
+import { isGuardedUnmarked, readMark, releaseGuard, releaseUnmapped } from './guard.js'
 import { locateFile, type Located } from './locate.js'
 import { dropStalePages } from './page-cache.js'
 import { BackingFile, BackingFiles } from './plan/backing-file.js'
@@ -117,7 +117,7 @@ export class MappedFiles implements AsyncDisposable {
   }
 
   async #finishFile({ identity, name, found }: MappedFile, removed: boolean): Promise<void> {
-    const { id, backend } = this.#record
+    const { id, backend, guard } = this.#record
     // A loop device writes through the filesystem, which keeps its page cache coherent.
     if (found === 'gone' || backend === 'loop') return
     const record = await readRecord(identity)
@@ -133,7 +133,9 @@ export class MappedFiles implements AsyncDisposable {
     if (!isKept && mark?.id === id) await releaseGuard(found)
     // The file was mapped by the device that is gone: its mark must be of that one, or of none that exists.
     else if (mark && !isKept && removed) await releaseUnmapped(found)
-    else if ((!mark || isKept) && (removed || !isMappedAgain)) await dropStalePages(found)
+    else if ((!mark || isKept) && (removed || !isMappedAgain)) {
+      await (guard === 'swapfile' ? releaseUnmapped(found) : dropStalePages(found))
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -185,8 +187,9 @@ export async function reconstructRecord(
     await using file = found
     record.files.push(file.path)
     const mark = await readMark(file)
+    if (!mark && (await isGuardedUnmarked(file))) record.guard = 'swapfile'
     if (!mark) break
-    record.guard = 'immutable'
+    record.guard = mark.protections.includes('swap') ? 'swapfile' : 'immutable'
     record.marked.push(next)
     if (record.identities.length === 1) {
       // A mark that is kept has been there before the mapping.

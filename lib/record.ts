@@ -15,9 +15,8 @@ import {
 import type { Problem } from './kernel/errors.js'
 import type { FilesystemIds } from './kernel/filesystems.js'
 import { native, result } from './kernel/native.js'
-import type { Backend } from './kernel/policy.js'
+import type { Backend, Guard } from './kernel/policy.js'
 import type { DeviceNode } from './kernel/udev.js'
-import type { Guard } from './plan/plan-options.js'
 
 const log = debug('dmloop:record')
 
@@ -151,7 +150,7 @@ const RECORD = {
   length: isCount,
   readOnly: isBoolean,
   holes: isOneOf('reject', 'zero'),
-  guard: isOneOf('immutable', 'none'),
+  guard: isOneOf('immutable', 'swapfile', 'none'),
   fence: isOptional(isBoolean),
   marked: isArrayOf(isString),
   filesystems: isOptional(isArrayOf(isObjectOf({ uuid: isString, volume: isString }))),

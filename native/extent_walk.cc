@@ -5,9 +5,11 @@
 #include <sys/ioctl.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 
+#include "btrfs.h"
 #include "progress.h"
 
 namespace dmloop {
@@ -123,13 +125,88 @@ std::optional<Failure> WalkFibmap(int fd, ExtentMerger<Sink>& merger) {
   return std::nullopt;
 }
 
+// Translates the addresses of extents by chunks, and passes the extents on, in as many pieces.
+template <typename Sink>
+class ChunkTranslator {
+ public:
+  ChunkTranslator(std::vector<BtrfsChunk> chunks, Sink& sink)
+      : chunks_(std::move(chunks)), sink_(sink) {}
+
+  void operator()(Extent extent) {
+    // What has no address, or one in an inode, has no chunk.
+    constexpr uint32_t kNowhere =
+        FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_DATA_INLINE;
+    if ((extent.flags & kNowhere) != 0) {
+      sink_(extent);
+      return;
+    }
+    while (extent.length > 0) {
+      const BtrfsChunk* const chunk = Find(extent.physical);
+      Extent piece = extent;
+      if (chunk != nullptr) {
+        const uint64_t within = extent.physical - chunk->start;
+        piece.length = std::min(extent.length, chunk->length - within);
+        piece.physical = chunk->physical + within;
+      }
+      if (chunk == nullptr || !chunk->single) piece.flags |= kNotSingle;
+      sink_(piece);
+      extent.logical += piece.length;
+      extent.physical += piece.length;
+      extent.length -= piece.length;
+    }
+  }
+
+ private:
+  // The chunk that has an address.
+  const BtrfsChunk* Find(uint64_t address) const {
+    auto after = std::upper_bound(
+        chunks_.begin(), chunks_.end(), address,
+        [](uint64_t wanted, const BtrfsChunk& chunk) { return wanted < chunk.start; });
+    if (after == chunks_.begin()) return nullptr;
+    const BtrfsChunk& chunk = *--after;
+    return address - chunk.start < chunk.length ? &chunk : nullptr;
+  }
+
+  std::vector<BtrfsChunk> chunks_;
+  Sink& sink_;
+};
+
+// The extents of a range by FIEMAP, at the addresses of the device: neighbours on the device may be
+// in different chunks, so they are merged once more.
+template <typename Sink>
+std::optional<Failure> WalkChunks(int fd, uint64_t offset, uint64_t length,
+                                  ExtentMerger<Sink>& merger) {
+  auto chunks = BtrfsChunks(fd);
+  if (!chunks.ok()) return chunks.failure();
+  bool fits = true;
+  auto add = [&](const Extent& extent) { fits = fits && merger.Add(extent); };
+  ChunkTranslator translator(std::move(chunks.value()), add);
+  ExtentMerger<decltype(translator)> addresses(offset, length, translator);
+  const auto failure = WalkFiemap(fd, addresses);
+  addresses.Finish();
+  if (!failure && !fits) return Failure{EOVERFLOW, "FS_IOC_FIEMAP"};
+  return failure;
+}
+
+template <typename Sink>
+std::optional<Failure> WalkBy(int fd, AddressCall call, uint64_t offset, uint64_t length,
+                              ExtentMerger<Sink>& merger) {
+  switch (call) {
+    case AddressCall::kFibmap:
+      return WalkFibmap(fd, merger);
+    case AddressCall::kChunks:
+      return WalkChunks(fd, offset, length, merger);
+    default:
+      return WalkFiemap(fd, merger);
+  }
+}
+
 // Has a sink see the extents of a range.
 template <typename Sink>
 std::optional<Failure> Walk(int fd, AddressCall call, uint64_t offset, uint64_t length,
                             Sink& sink) {
   ExtentMerger<Sink> merger(offset, length, sink);
-  const auto failure =
-      call == AddressCall::kFibmap ? WalkFibmap(fd, merger) : WalkFiemap(fd, merger);
+  const auto failure = WalkBy(fd, call, offset, length, merger);
   merger.Finish();
   return failure;
 }

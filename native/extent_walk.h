@@ -84,9 +84,14 @@ class MapMaker {
 // 76 with 512, and 264 in a single call: this one stays in the processor's cache.
 inline constexpr uint32_t kExtentBatch = 4096;
 
-// The ioctl by which a filesystem reports its addresses: FS_IOC_FIEMAP, extent by extent, or
-// FIBMAP, block by block, where there is no other (vfat). FIBMAP needs CAP_SYS_RAWIO.
-enum class AddressCall { kFiemap, kFibmap };
+// How a filesystem reports its addresses: by FS_IOC_FIEMAP, extent by extent; by FIBMAP, block by
+// block, where there is no other (vfat), which needs CAP_SYS_RAWIO; or by FS_IOC_FIEMAP and the
+// chunks that it is to be read with (btrfs).
+enum class AddressCall { kFiemap, kFibmap, kChunks };
+
+// A flag of an extent that is none of FIEMAP's: its chunk has several copies or stripes, or there
+// is none, so that its address is none of the device.
+inline constexpr uint32_t kNotSingle = 0x40000000;
 
 // Reads the extents of bytes [offset, offset + length) of an open file, without FIEMAP_FLAG_SYNC:
 // a plan must change nothing.

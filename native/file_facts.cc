@@ -2,13 +2,16 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
 
+#include "btrfs.h"
 #include "file_handle.h"
 #include "guard.h"
+#include "mounts.h"
 #include "progress.h"
 #include "statx.h"
 
@@ -38,8 +41,9 @@ Result<FileFacts> Inspect(int fd) {
   facts.links = stat.stx_nlink;
   facts.size = stat.stx_size;
   facts.inode = stat.stx_ino;
-  facts.device_major = stat.stx_dev_major;
-  facts.device_minor = stat.stx_dev_minor;
+  facts.number = {stat.stx_dev_major, stat.stx_dev_minor};
+  facts.filesystem = facts.number;
+  facts.device = facts.number;
   facts.attributes = stat.stx_attributes;
   facts.attributes_mask = stat.stx_attributes_mask;
 #ifdef STATX_DIOALIGN
@@ -53,6 +57,13 @@ Result<FileFacts> Inspect(int fd) {
   // Of this mount and of the filesystem as a whole: the one may be so without the other.
   facts.mount_read_only = (filesystem.f_flags & ST_RDONLY) != 0;
   facts.filesystem_size = filesystem.f_blocks * static_cast<uint64_t>(filesystem.f_frsize);
+
+  if (facts.filesystem_magic == BTRFS_SUPER_MAGIC) {
+    if (const auto mount = MountOf(fd)) facts.filesystem = mount->number;
+    const auto devices = BtrfsDevices(fd);
+    if (!devices.empty()) facts.device = devices.front().number;
+    facts.device_count = devices.size();
+  }
 
   // A device node answers ioctls with its driver's, not the filesystem's.
   if (!S_ISREG(stat.stx_mode)) return facts;

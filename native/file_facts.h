@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "device_number.h"
 #include "result.h"
 
 namespace dmloop {
@@ -16,8 +17,15 @@ struct FileFacts {
   uint32_t links = 0;
   uint64_t size = 0;
   uint64_t inode = 0;
-  uint32_t device_major = 0;
-  uint32_t device_minor = 0;
+  // As fstat(2) has it.
+  DeviceNumber number;
+  // That of the filesystem as a whole, as mountinfo, locks and maps have it (proc(5)).
+  DeviceNumber filesystem;
+  // The block device of the filesystem, on btrfs the first of them: the others have numbers there
+  // that no device has.
+  DeviceNumber device;
+  // How many it has, as far as it says so.
+  uint64_t device_count = 1;
   // STATX_ATTR_* (statx(2)); a bit means something only where the mask has it.
   uint64_t attributes = 0;
   uint64_t attributes_mask = 0;

@@ -8,10 +8,9 @@
 #include <cstring>
 #include <string_view>
 
-#include "files.h"
 #include "hex.h"
+#include "places.h"
 #include "progress.h"
-#include "statx.h"
 
 namespace dmloop {
 
@@ -79,44 +78,11 @@ Result<std::optional<std::string>> GetHandle(int fd) {
   return std::optional(std::move(text));
 }
 
-Result<UniqueFd> FindPlace(const std::string& place, uint32_t major, uint32_t minor) {
-  Entering("open");
-  UniqueFd found(open(place.c_str(), O_PATH | O_CLOEXEC));
-  if (!found.valid()) return LastFailure("open", place);
-  // The server of a network filesystem may be gone. Most of these have no handles, which the kernel
-  // says without asking the server: 9p is one, and ignores AT_STATX_DONT_SYNC
-  // (v9fs_vfs_getattr_dotl, fs/9p/vfs_inode.c). NFS and FUSE do not.
-  HandleBuffer buffer = {};
-  buffer.handle.handle_bytes = kMostBytes;
-  int mount = 0;
-  Entering("name_to_handle_at");
-  if (name_to_handle_at(found.get(), "", &buffer.handle, &mount, AT_EMPTY_PATH) < 0 &&
-      errno == EOPNOTSUPP) {
-    return Failure{EXDEV, "open", place};
-  }
-  Entering("statx");
-  struct statx stat;
-  constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
-  if (statx(found.get(), "", kFlags, STATX_TYPE, &stat) < 0) return LastFailure("statx", place);
-  // To open a device or a pipe can do something.
-  const bool opens = S_ISDIR(stat.stx_mode) || S_ISREG(stat.stx_mode);
-  if (!opens || stat.stx_dev_major != major || stat.stx_dev_minor != minor) {
-    return Failure{EXDEV, "open", place};
-  }
-  return found;
-}
-
-Result<UniqueFd> OpenPlace(const std::string& place, uint32_t major, uint32_t minor) {
-  auto found = FindPlace(place, major, minor);
-  if (!found.ok()) return found.failure();
-  return Reopen(found.value().get(), O_RDONLY);
-}
-
-Result<UniqueFd> FindHandle(const std::string& place, uint32_t major, uint32_t minor,
+Result<UniqueFd> FindHandle(const std::string& place, DeviceNumber device,
                             const std::string& handle) {
   HandleBuffer buffer = {};
   if (!Parse(handle, buffer)) return Failure{EINVAL, "open_by_handle_at"};
-  auto mount = OpenPlace(place, major, minor);
+  auto mount = OpenPlace(place, device);
   if (!mount.ok()) return mount.failure();
   Entering("open_by_handle_at");
   UniqueFd file(open_by_handle_at(mount.value().get(), &buffer.handle, O_PATH | O_CLOEXEC));

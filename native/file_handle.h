@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "device_number.h"
 #include "result.h"
 #include "unique_fd.h"
 
@@ -15,17 +16,10 @@ namespace dmloop {
 // where the filesystem has no handles (EOPNOTSUPP), or longer ones than a local filesystem has.
 Result<std::optional<std::string>> GetHandle(int fd);
 
-// Finds a directory or a regular file on the filesystem of a device (O_PATH: it is not opened).
-// EXDEV for anything else; the server of a network filesystem is not asked.
-Result<UniqueFd> FindPlace(const std::string& place, uint32_t major, uint32_t minor);
-
-// The same, opened for reading: EAGAIN while a process has a write lease on it.
-Result<UniqueFd> OpenPlace(const std::string& place, uint32_t major, uint32_t minor);
-
 // Finds a file by its handle (O_PATH: it is not opened, so no lease is in the way). `place` as for
 // OpenPlace, on any mount of the filesystem. ESTALE when the filesystem has no such file. Needs
 // CAP_DAC_READ_SEARCH.
-Result<UniqueFd> FindHandle(const std::string& place, uint32_t major, uint32_t minor,
+Result<UniqueFd> FindHandle(const std::string& place, DeviceNumber device,
                             const std::string& handle);
 
 }  // namespace dmloop

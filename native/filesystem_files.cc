@@ -92,7 +92,7 @@ UniqueFd OpenDevice(const std::string& path, const FileFacts& facts) {
   UniqueFd device(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   struct stat node;
   if (!device.valid() || fstat(device.get(), &node) < 0 || !S_ISBLK(node.st_mode) ||
-      major(node.st_rdev) != facts.device_major || minor(node.st_rdev) != facts.device_minor) {
+      DeviceNumber{major(node.st_rdev), minor(node.st_rdev)} != facts.device) {
     return UniqueFd();
   }
   return device;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "btrfs.h"
 #include "hex.h"
 #include "progress.h"
 
@@ -49,6 +50,7 @@ std::string Hex(std::span<const uint8_t> bytes) {
 }  // namespace
 
 std::optional<std::string> UuidOf(int fd) {
+  if (auto btrfs = BtrfsUuid(fd)) return btrfs;
   XfsGeometry xfs = {};
   Entering("XFS_IOC_FSGEOMETRY");
   if (ioctl(fd, kXfsGeometry, &xfs) == 0) return Hex(xfs.uuid);

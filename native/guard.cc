@@ -22,6 +22,16 @@ namespace {
 // Only a privileged process can see or change attributes of this class (xattr(7)).
 constexpr const char* kMark = "trusted.dmloop";
 
+Result<Nothing> SetFlag(int fd, int flag, bool on) {
+  // The argument is an int, whatever the macro's `long` says (ioctl_iflags(2)).
+  int flags = 0;
+  if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return LastFailure("FS_IOC_GETFLAGS");
+  flags = on ? flags | flag : flags & ~flag;
+  Entering("FS_IOC_SETFLAGS");
+  if (ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0) return LastFailure("FS_IOC_SETFLAGS");
+  return Nothing{};
+}
+
 }  // namespace
 
 Result<Nothing> TakeLease(int fd, bool exclusive) {
@@ -48,14 +58,10 @@ Result<bool> EndLease(int fd, bool exclusive) {
 }
 
 Result<Nothing> SetImmutable(int fd, bool immutable) {
-  // The argument is an int, whatever the macro's `long` says (ioctl_iflags(2)).
-  int flags = 0;
-  if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return LastFailure("FS_IOC_GETFLAGS");
-  flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
-  Entering("FS_IOC_SETFLAGS");
-  if (ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0) return LastFailure("FS_IOC_SETFLAGS");
-  return Nothing{};
+  return SetFlag(fd, FS_IMMUTABLE_FL, immutable);
 }
+
+Result<Nothing> SetInPlace(int fd, bool in_place) { return SetFlag(fd, FS_NOCOW_FL, in_place); }
 
 Result<Nothing> SetAccess(int fd, uint32_t uid, uint32_t mode) {
   // The owner first: to change it takes the set-id bits away (chown(2)).

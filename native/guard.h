@@ -21,6 +21,8 @@ Result<bool> EndLease(int fd, bool exclusive);
 
 // Sets or clears FS_IMMUTABLE_FL and leaves the other attributes as they are (ioctl_iflags(2)).
 Result<Nothing> SetImmutable(int fd, bool immutable);
+// The same for FS_NOCOW_FL: btrfs then writes the file in place, if it was empty.
+Result<Nothing> SetInPlace(int fd, bool in_place);
 
 // Gives a file an owner and a mode (the low 12 bits).
 Result<Nothing> SetAccess(int fd, uint32_t uid, uint32_t mode);

@@ -16,6 +16,7 @@ std::optional<AddressCall> AddressCallFrom(const Napi::Value& value) {
   const std::string name = value.As<Napi::String>().Utf8Value();
   if (name == "FIEMAP") return AddressCall::kFiemap;
   if (name == "FIBMAP") return AddressCall::kFibmap;
+  if (name == "CHUNKS") return AddressCall::kChunks;
   return std::nullopt;
 }
 

@@ -8,13 +8,30 @@
 #include "js_values.h"
 #include "mounts.h"
 #include "page_cache.h"
+#include "places.h"
 #include "probe.h"
 #include "record.h"
 #include "small_files.h"
+#include "swap_file.h"
 
 namespace dmloop {
 
 namespace {
+
+Napi::Object NumberObject(Napi::Env env, DeviceNumber number) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("major", number.major);
+  object.Set("minor", number.minor);
+  return object;
+}
+
+// The number of a device, as two arguments.
+std::optional<DeviceNumber> NumberFrom(const Napi::Value& first, const Napi::Value& second) {
+  const auto major = SafeInteger(first);
+  const auto minor = SafeInteger(second);
+  if (!major || !minor) return std::nullopt;
+  return DeviceNumber{static_cast<uint32_t>(*major), static_cast<uint32_t>(*minor)};
+}
 
 Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   Napi::Object object = Napi::Object::New(env);
@@ -22,8 +39,11 @@ Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   object.Set("size", ExactNumber(env, facts.size));
   // Inode numbers are names, not quantities: 64 bits of them must stay apart.
   object.Set("inode", std::to_string(facts.inode));
-  object.Set("major", facts.device_major);
-  object.Set("minor", facts.device_minor);
+  object.Set("major", facts.number.major);
+  object.Set("minor", facts.number.minor);
+  object.Set("filesystem", NumberObject(env, facts.filesystem));
+  object.Set("device", NumberObject(env, facts.device));
+  object.Set("deviceCount", static_cast<double>(facts.device_count));
   object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
   object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
   object.Set("mountReadOnly", facts.mount_read_only);
@@ -82,53 +102,58 @@ Napi::Value OpenFileJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value OpenFileByHandleJs(const Napi::CallbackInfo& info) {
-  const auto major = SafeInteger(info[0]);
-  const auto minor = SafeInteger(info[1]);
-  if (!major || !minor || !info[2].IsString()) {
+  const auto device = NumberFrom(info[0], info[1]);
+  if (!device || !info[2].IsString()) {
     return Reject(info.Env(), "openFileByHandle(major, minor, handle)");
   }
   return PromiseWorker<OpenedFile>::Run(
       info.Env(),
-      [major = static_cast<uint32_t>(*major), minor = static_cast<uint32_t>(*minor),
-       handle = info[2].As<Napi::String>().Utf8Value()] {
-        return OpenFileByHandle(major, minor, handle);
+      [device = *device, handle = info[2].As<Napi::String>().Utf8Value()] {
+        return OpenFileByHandle(device, handle);
       },
       OpenedValue);
 }
 
 Napi::Value FilesystemUuidJs(const Napi::CallbackInfo& info) {
-  const auto major = SafeInteger(info[0]);
-  const auto minor = SafeInteger(info[1]);
-  if (!major || !minor) return Reject(info.Env(), "filesystemUuid(major, minor)");
+  const auto device = NumberFrom(info[0], info[1]);
+  if (!device) return Reject(info.Env(), "filesystemUuid(major, minor)");
   return PromiseWorker<std::optional<std::string>>::Run(
-      info.Env(),
-      [major = static_cast<uint32_t>(*major), minor = static_cast<uint32_t>(*minor)] {
-        return FilesystemUuid(major, minor);
-      },
+      info.Env(), [device = *device] { return FilesystemUuid(device); },
       [](Napi::Env env, std::optional<std::string>& uuid) -> Napi::Value {
         return StringOrUndefined(env, uuid);
       });
 }
 
-Napi::Object MountObject(Napi::Env env, const Mount& mount) {
-  Napi::Object object = Napi::Object::New(env);
-  object.Set("major", mount.major);
-  object.Set("minor", mount.minor);
-  object.Set("filesystem", mount.filesystem);
+struct MountedFilesystem {
+  DeviceNumber device;
+  std::string name;
+};
+
+Napi::Object MountedObject(Napi::Env env, const MountedFilesystem& filesystem) {
+  Napi::Object object = NumberObject(env, filesystem.device);
+  object.Set("filesystem", filesystem.name);
   return object;
+}
+
+void AppendMounted(std::vector<MountedFilesystem>& filesystems, const std::vector<Mount>& mounts) {
+  for (const Mount& mount : mounts) {
+    const auto device = mount.number.major != 0 ? mount.number : DeviceAt(mount.place);
+    if (device) filesystems.push_back({*device, mount.filesystem});
+  }
 }
 
 // The mounts of every namespace, as far as TypeScript asks about them.
 Napi::Value ListMountsJs(const Napi::CallbackInfo& info) {
-  return PromiseWorker<std::vector<Mount>>::Run(
+  return PromiseWorker<std::vector<MountedFilesystem>>::Run(
       info.Env(),
-      []() -> Result<std::vector<Mount>> {
-        auto mounts = OwnMounts();
-        for (Mount& mount : ForeignMounts()) mounts.push_back(std::move(mount));
-        return mounts;
+      []() -> Result<std::vector<MountedFilesystem>> {
+        std::vector<MountedFilesystem> filesystems;
+        AppendMounted(filesystems, OwnMounts());
+        AppendMounted(filesystems, ForeignMounts());
+        return filesystems;
       },
-      [](Napi::Env env, std::vector<Mount>& mounts) -> Napi::Value {
-        return ArrayOf(env, mounts, MountObject);
+      [](Napi::Env env, std::vector<MountedFilesystem>& filesystems) -> Napi::Value {
+        return ArrayOf(env, filesystems, MountedObject);
       });
 }
 
@@ -354,6 +379,31 @@ Napi::Value HasInlineDataJs(const Napi::CallbackInfo& info) {
       [](Napi::Env env, bool& has) -> Napi::Value { return Napi::Boolean::New(env, has); });
 }
 
+Napi::Value ReadSwapHeaderJs(const Napi::CallbackInfo& info) {
+  const auto fd = UsedDescriptor::From(info[0]);
+  if (!fd) return Reject(info.Env(), "readSwapHeader(fd)");
+  return PromiseWorker<std::optional<std::string>>::Run(
+      info.Env(), [fd = *fd] { return ReadSwapHeader(fd.get()); },
+      [](Napi::Env env, std::optional<std::string>& uuid) -> Napi::Value {
+        return StringOrUndefined(env, uuid);
+      });
+}
+
+Napi::Value SwapOutPagesJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "swapOutPages(uuid)");
+  return PromiseWorker<bool>::Run(
+      info.Env(), [uuid = info[0].As<Napi::String>().Utf8Value()] { return SwapOutPages(uuid); },
+      [](Napi::Env env, bool& out) -> Napi::Value { return Napi::Boolean::New(env, out); });
+}
+
+Napi::Value RemoveSwappedPagesJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) return Reject(info.Env(), "removeSwappedPages(uuid)");
+  return PromiseWorker<Nothing>::Run(
+      info.Env(),
+      [uuid = info[0].As<Napi::String>().Utf8Value()] { return RemoveSwappedPages(uuid); },
+      Undefined);
+}
+
 Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
   const auto major = SafeInteger(info[1]);
   const auto minor = SafeInteger(info[2]);
@@ -398,11 +448,18 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "endLease", LeaseCheckJs<EndLease>);
   Add(exports, "setDirect", FileSwitchJs<SetDirect>);
   Add(exports, "setImmutable", FileSwitchJs<SetImmutable>);
+  Add(exports, "setInPlace", FileSwitchJs<SetInPlace>);
   Add(exports, "setAccess", SetAccessJs);
   Add(exports, "setPinned", FileSwitchJs<SetPinned>);
   Add(exports, "getPinCount", GetPinCountJs);
   Add(exports, "setMark", FileTextStepJs<SetMark>);
   Add(exports, "removeMark", FileStepJs<RemoveMark>);
+  Add(exports, "writeSwapHeader", FileStepJs<WriteSwapHeader>);
+  Add(exports, "readSwapHeader", ReadSwapHeaderJs);
+  Add(exports, "swapOn", FileStepJs<SwapOn>);
+  Add(exports, "swapOff", FileStepJs<SwapOff>);
+  Add(exports, "swapOutPages", SwapOutPagesJs);
+  Add(exports, "removeSwappedPages", RemoveSwappedPagesJs);
   Add(exports, "makeBlockNode", MakeBlockNodeJs);
 }
 

@@ -10,7 +10,6 @@
 #include <set>
 #include <string_view>
 
-#include "file_handle.h"
 #include "small_files.h"
 
 namespace dmloop {
@@ -55,20 +54,19 @@ bool HasOption(std::string_view list, std::string_view option) {
 }
 
 // "ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG ...] - TYPE SOURCE SUPER-OPTIONS"
-std::optional<Mount> MountOf(std::string_view line, const std::string& root) {
+std::optional<Mount> ParseMount(std::string_view line, const std::string& root) {
   const auto words = Words(line);
   const auto dash = std::find(words.begin(), words.end(), "-");
   if (words.size() < 7 || dash == words.end() || dash + 1 == words.end()) return std::nullopt;
   Mount mount;
-  const std::string_view device = words[2];
-  const char* const end = device.data() + device.size();
-  const auto major = std::from_chars(device.data(), end, mount.major);
+  const std::string_view number = words[2];
+  const char* const end = number.data() + number.size();
+  const auto major = std::from_chars(number.data(), end, mount.number.major);
   if (major.ec != std::errc{} || major.ptr == end) return std::nullopt;
-  if (std::from_chars(major.ptr + 1, end, mount.minor).ptr != end) return std::nullopt;
-  // Without a device there are no blocks.
-  if (mount.major == 0) return std::nullopt;
+  if (std::from_chars(major.ptr + 1, end, mount.number.minor).ptr != end) return std::nullopt;
   mount.place = root + Unescaped(words[4]);
   mount.read_only = HasOption(words[5], "ro");
+  mount.idmapped = HasOption(words[5], "idmapped");
   mount.filesystem = *(dash + 1);
   mount.filesystem_read_only = dash + 3 < words.end() && HasOption(*(dash + 3), "ro");
   return mount;
@@ -88,9 +86,15 @@ void ReadMountinfo(const std::string& process, Visit visit) {
   }
 }
 
+// On any other filesystem there are none.
+bool HasBlocks(const Mount& mount) {
+  return mount.number.major != 0 || mount.filesystem == "btrfs";
+}
+
 void AppendMounts(const std::string& process, const std::string& root, std::vector<Mount>& mounts) {
   ReadMountinfo(process, [&](std::string_view line) {
-    if (auto mount = MountOf(line, root)) mounts.push_back(std::move(*mount));
+    auto mount = ParseMount(line, root);
+    if (mount && HasBlocks(*mount)) mounts.push_back(std::move(*mount));
     return false;
   });
 }
@@ -107,15 +111,14 @@ std::string MountNumber(int fd) {
 }
 
 // Nothing where a process does not see the mount.
-std::optional<bool> IsIdmappedIn(const std::string& process, const std::string& number) {
-  std::optional<bool> idmapped;
+std::optional<Mount> MountIn(const std::string& process, const std::string& number) {
+  std::optional<Mount> mount;
   ReadMountinfo(process, [&](std::string_view line) {
-    const auto words = Words(line);
-    if (words.size() < 6 || words[0] != number) return false;
-    idmapped = HasOption(words[5], "idmapped");
+    if (line.substr(0, line.find(' ')) != number) return false;
+    mount = ParseMount(line, "");
     return true;
   });
-  return idmapped;
+  return mount;
 }
 
 void WritableFirst(std::vector<Mount>& mounts) {
@@ -129,6 +132,8 @@ std::string NamespaceOf(const std::string& process) {
   return size < 0 ? "" : std::string(name.data(), static_cast<size_t>(size));
 }
 
+}  // namespace
+
 std::vector<std::string> Processes() {
   std::vector<std::string> processes;
   for (const std::string& name : NamesIn("/proc")) {
@@ -139,8 +144,6 @@ std::vector<std::string> Processes() {
   return processes;
 }
 
-}  // namespace
-
 std::vector<Mount> OwnMounts() {
   std::vector<Mount> mounts;
   AppendMounts("/proc/self", "", mounts);
@@ -148,16 +151,16 @@ std::vector<Mount> OwnMounts() {
   return mounts;
 }
 
-std::optional<bool> IsIdmapped(int fd) {
+std::optional<Mount> MountOf(int fd) {
   const std::string number = MountNumber(fd);
   if (number.empty()) return std::nullopt;
-  if (const auto own = IsIdmappedIn("/proc/self", number)) return own;
+  if (auto own = MountIn("/proc/self", number)) return own;
   // Also of this namespace: where this process has a root directory of its own (chroot(2)), its
   // mountinfo lacks what is outside.
   std::set<std::string> seen = {""};
   for (const std::string& process : Processes()) {
     if (!seen.insert(NamespaceOf(process)).second) continue;
-    if (const auto found = IsIdmappedIn(process, number)) return found;
+    if (auto found = MountIn(process, number)) return found;
   }
   return std::nullopt;
 }
@@ -170,19 +173,6 @@ std::vector<Mount> ForeignMounts() {
   }
   WritableFirst(mounts);
   return mounts;
-}
-
-std::vector<std::string> OpenPlaces(uint32_t major, uint32_t minor) {
-  std::vector<std::string> places;
-  const auto add = [&](std::string place) {
-    if (FindPlace(place, major, minor).ok()) places.push_back(std::move(place));
-  };
-  for (const std::string& process : Processes()) {
-    add(process + "/root");
-    add(process + "/cwd");
-    for (const std::string& name : NamesIn(process + "/fd")) add(process + "/fd/" + name);
-  }
-  return places;
 }
 
 }  // namespace dmloop

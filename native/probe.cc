@@ -16,6 +16,7 @@
 #include "files.h"
 #include "filesystem_uuid.h"
 #include "mounts.h"
+#include "places.h"
 #include "progress.h"
 #include "small_files.h"
 
@@ -27,6 +28,10 @@ uint64_t NumberOr(const std::optional<std::string>& text, uint64_t otherwise) {
   uint64_t number = otherwise;
   if (text) std::from_chars(text->data(), text->data() + text->size(), number);
   return number;
+}
+
+std::string TextOf(DeviceNumber number) {
+  return std::to_string(number.major) + ":" + std::to_string(number.minor);
 }
 
 // The lines whose third word is a device (proc_pid_mountinfo(5)).
@@ -67,9 +72,7 @@ Result<FileProbe> ProbeFile(int fd) {
   if (!facts.ok()) return facts.failure();
   probe.facts = std::move(facts.value());
 
-  const std::string device =
-      std::to_string(probe.facts.device_major) + ":" + std::to_string(probe.facts.device_minor);
-  const std::string folder = "/sys/dev/block/" + device;
+  const std::string folder = "/sys/dev/block/" + TextOf(probe.facts.device);
   probe.kernel_name = KernelName(folder);
   if (probe.kernel_name) {
     // A partition's queue is its disk's.
@@ -88,8 +91,8 @@ Result<FileProbe> ProbeFile(int fd) {
   }
   std::string mountinfo;
   if (auto failure = ReadInto(mountinfo, "/proc/self/mountinfo")) return *failure;
-  probe.mounts = MountsOf(mountinfo, device);
-  probe.mount_idmapped = IsIdmapped(fd);
+  probe.mounts = MountsOf(mountinfo, TextOf(probe.facts.filesystem));
+  if (const auto mount = MountOf(fd)) probe.mount_idmapped = mount->idmapped;
   if (auto failure = ReadInto(probe.swaps, "/proc/swaps")) return *failure;
   probe.loops = loop::List();
   return probe;
@@ -118,8 +121,8 @@ Result<OpenedFile> OpenFound(const UniqueFd& found, const std::string& path, int
   FileFacts& facts = none.probe.facts;
   facts.mode = stat.st_mode;
   facts.inode = stat.st_ino;
-  facts.device_major = major(stat.st_dev);
-  facts.device_minor = minor(stat.st_dev);
+  facts.number = {major(stat.st_dev), minor(stat.st_dev)};
+  facts.filesystem = facts.number;
   if (!S_ISREG(stat.st_mode)) return none;
   auto fd = Reopen(found.get(), flags);
   if (fd.ok()) return Opened(std::move(fd.value()));
@@ -144,10 +147,11 @@ namespace {
 // Tries the mounts of a filesystem one after another, until a call returns true. The call gets a
 // place on the mount, and whether all of the filesystem is read-only.
 template <typename At>
-bool AtAnyMount(uint32_t major, uint32_t minor, At at) {
+bool AtAnyMount(DeviceNumber device, At at) {
   const auto in = [&](const std::vector<Mount>& mounts) {
     return std::any_of(mounts.begin(), mounts.end(), [&](const Mount& mount) {
-      return mount.major == major && mount.minor == minor &&
+      // Of btrfs the number does not tell; the call finds out.
+      return (mount.number == device || mount.number.major == 0) &&
              at(mount.place, mount.filesystem_read_only);
     });
   };
@@ -156,8 +160,8 @@ bool AtAnyMount(uint32_t major, uint32_t minor, At at) {
 
 // The same for what processes have open on the filesystem.
 template <typename At>
-bool AtAnyOpenPlace(uint32_t major, uint32_t minor, At at) {
-  const auto places = OpenPlaces(major, minor);
+bool AtAnyOpenPlace(DeviceNumber device, At at) {
+  const auto places = OpenPlaces(device);
   return std::any_of(places.begin(), places.end(),
                      [&](const auto& place) { return at(place, false); });
 }
@@ -170,12 +174,12 @@ int DrawbacksOf(int fd, bool all_read_only) {
   Entering("fstatvfs");
   const bool read_only =
       !all_read_only && fstatvfs(fd, &mount) == 0 && (mount.f_flag & ST_RDONLY) != 0;
-  return (read_only ? 2 : 0) + (IsIdmapped(fd).value_or(false) ? 1 : 0);
+  return (read_only ? 2 : 0) + (MountOf(fd).value_or(Mount()).idmapped ? 1 : 0);
 }
 
 }  // namespace
 
-Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle) {
+Result<OpenedFile> OpenFileByHandle(DeviceNumber device, const std::string& handle) {
   // The file, found through the most suitable mount so far.
   std::optional<UniqueFd> best;
   int drawbacks = 0;
@@ -184,7 +188,7 @@ Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::s
   // telling.
   Result<OpenedFile> otherwise = Failure{ENODEV, "open_by_handle_at"};
   const auto at = [&](const std::string& place, bool all_read_only) {
-    auto found = FindHandle(place, major, minor, handle);
+    auto found = FindHandle(place, device, handle);
     if (found.ok()) {
       const int now = DrawbacksOf(found.value().get(), all_read_only);
       if (best && now >= drawbacks) return false;
@@ -204,7 +208,7 @@ Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::s
     }
     return stale.has_value();
   };
-  if (!AtAnyMount(major, minor, at) && !best) AtAnyOpenPlace(major, minor, at);
+  if (!AtAnyMount(device, at) && !best) AtAnyOpenPlace(device, at);
   if (stale) return *stale;
   if (!best) return otherwise;
   auto path = PathOf(best->get());
@@ -212,15 +216,15 @@ Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::s
   return OpenFound(*best, path.value(), O_RDONLY);
 }
 
-Result<std::optional<std::string>> FilesystemUuid(uint32_t major, uint32_t minor) {
+Result<std::optional<std::string>> FilesystemUuid(DeviceNumber device) {
   std::optional<std::string> uuid;
   const auto at = [&](const std::string& place, bool) {
-    auto fd = OpenPlace(place, major, minor);
+    auto fd = OpenPlace(place, device);
     if (!fd.ok()) return false;
     uuid = UuidOf(fd.value().get());
     return true;
   };
-  if (!AtAnyMount(major, minor, at)) AtAnyOpenPlace(major, minor, at);
+  if (!AtAnyMount(device, at)) AtAnyOpenPlace(device, at);
   return uuid;
 }
 

@@ -56,9 +56,9 @@ Result<OpenedFile> OpenFile(const std::string& path, bool writable);
 // which has this device: in this mount namespace, or in that of any process that /proc shows.
 // ESTALE when the filesystem has no such file; EPERM when this process may not use handles; ENODEV
 // when nothing leads to the filesystem. A lease on the file that leads there counts as one on this.
-Result<OpenedFile> OpenFileByHandle(uint32_t major, uint32_t minor, const std::string& handle);
+Result<OpenedFile> OpenFileByHandle(DeviceNumber device, const std::string& handle);
 // The UUID of a filesystem, which has this device and is found in the same way; nothing where
 // nothing leads to it, or the kernel does not tell.
-Result<std::optional<std::string>> FilesystemUuid(uint32_t major, uint32_t minor);
+Result<std::optional<std::string>> FilesystemUuid(DeviceNumber device);
 
 }  // namespace dmloop

@@ -26,7 +26,7 @@ const PINS_ANY_FILE = [UML, '6.1']
 const VFAT = ['vfat', 'nls_cp437', 'nls_iso8859-1', 'nls_ascii']
 const MATRIX_MODULES = [
   ...VFAT,
-  ...['f2fs', 'dm-delay', 'overlay', 'fuse', 'squashfs', 'erofs', '9p', '9pnet_fd'],
+  ...['btrfs', 'f2fs', 'dm-delay', 'overlay', 'fuse', 'squashfs', 'erofs', '9p', '9pnet_fd'],
 ]
 
 const GUESTS: Guest[] = [
@@ -65,6 +65,17 @@ const GUESTS: Guest[] = [
   { test: 'kill', args: ['ext4', 'partitions'], options: ['--disk=100'] },
   { test: 'kill', args: ['ext4', 'fence'], options: ['--disk=100'] },
   { test: 'kill', args: ['f2fs'], options: ['--disk=100', '--modules=f2fs'], on: PINS_ANY_FILE },
+  ...['ext4', 'btrfs', 'vfat'].map((filesystem) => ({
+    test: 'kill',
+    args: [filesystem, 'swapfile'],
+    options: ['--disk=200', `--modules=${['btrfs', ...VFAT].join(',')}`],
+  })),
+  ...['ext4', 'xfs', 'f2fs', 'vfat', 'btrfs'].map((filesystem) => ({
+    test: 'swap-guard',
+    args: [filesystem],
+    options: ['--disk=400', `--modules=${['f2fs', 'btrfs', ...VFAT].join(',')}`],
+  })),
+  { test: 'btrfs', options: ['--disk=500', '--memory=3G', '--modules=btrfs'] },
   ...['ext4', 'xfs', 'f2fs', 'vfat'].map((filesystem) => ({
     test: 'create',
     args: [filesystem],

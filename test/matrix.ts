@@ -32,6 +32,10 @@ export const HOSTS = {
   'vfat read-only': `mkfs.vfat $DISK; mount -t vfat $DISK $AT; head -c 64K /dev/urandom >$AT/file
     umount $AT; mount -t vfat -o ro $DISK $AT`,
   btrfs: 'mkfs.btrfs -q -f $DISK; mount $DISK $AT',
+  'btrfs compress': 'mkfs.btrfs -q -f $DISK; mount -o compress-force=zstd $DISK $AT',
+  'btrfs -d dup': 'mkfs.btrfs -q -f -d dup $DISK; mount $DISK $AT',
+  'btrfs over two devices': `dmsetup create matrix-second --table "0 262144 linear 1:1 0"
+    mkfs.btrfs -q -f -d single $DISK /dev/mapper/matrix-second; mount $DISK $AT`,
   squashfs: `mkdir /tmp/tree; head -c 64K /dev/urandom >/tmp/tree/file
     mksquashfs /tmp/tree /tmp/squashfs -quiet -no-progress >/dev/null; rm -r /tmp/tree
     cat /tmp/squashfs >$DISK; mount -t squashfs $DISK $AT`,
@@ -78,6 +82,8 @@ const refused = (code: DmloopCode): { writable: Cell; readOnly: Cell } => ({
 })
 const UNSUPPORTED = refused('DMLOOP_UNSUPPORTED_FILESYSTEM')
 
+const MADE_FOR_SWAP = '"$NODE" "$DMLOOP" create --guard=swapfile --size=64K $FILE'
+
 /** A file of the host's own, which nobody needs to make. */
 const THERE = 'test -s $FILE'
 
@@ -90,6 +96,13 @@ export const MATRIX: readonly Row[] = [
   { file: 'on f2fs', host: 'f2fs', ...MAPPED, newer: 'DMLOOP_NOT_PINNED' },
   { file: 'on vfat', host: 'vfat', ...refused('DMLOOP_UNGUARDABLE') },
   { file: "on vfat, with guard: 'none'", host: 'vfat', options: { guard: 'none' }, ...MAPPED },
+  ...(['ext4', 'xfs', 'f2fs', 'vfat', 'btrfs'] as const).map((host): Row => ({
+    file: `on ${host}, made by createImage for guard: 'swapfile'`,
+    host,
+    make: MADE_FOR_SWAP,
+    options: { guard: 'swapfile' },
+    ...MAPPED,
+  })),
   {
     file: 'on a read-only mount of ext4',
     host: 'ext4 read-only',
@@ -156,7 +169,47 @@ export const MATRIX: readonly Row[] = [
     ...UNSUPPORTED,
   },
   { file: 'on f2fs over several devices', host: 'f2fs over two devices', ...UNSUPPORTED },
-  { file: 'on btrfs', host: 'btrfs', ...UNSUPPORTED },
+  { file: 'on btrfs', host: 'btrfs', ...refused('DMLOOP_COPY_ON_WRITE') },
+  {
+    file: 'on btrfs, written in place (chattr +C)',
+    host: 'btrfs',
+    make: ': >$FILE; chattr +C $FILE; head -c 64K /dev/urandom >$FILE',
+    ...refused('DMLOOP_UNGUARDABLE'),
+  },
+  {
+    file: 'on btrfs, compressed',
+    host: 'btrfs compress',
+    make: 'head -c 1M /dev/zero >$FILE',
+    ...refused('DMLOOP_COPY_ON_WRITE'),
+  },
+  {
+    file: 'on btrfs that keeps data twice',
+    host: 'btrfs -d dup',
+    make: MADE_FOR_SWAP,
+    options: { guard: 'swapfile' },
+    ...refused('DMLOOP_REPLICATED_EXTENT'),
+  },
+  {
+    file: 'on btrfs over several devices',
+    host: 'btrfs over two devices',
+    make: MADE_FOR_SWAP,
+    options: { guard: 'swapfile' },
+    ...UNSUPPORTED,
+  },
+  {
+    file: 'on btrfs, with a snapshot',
+    host: 'btrfs',
+    make: `${MADE_FOR_SWAP}; btrfs subvolume snapshot $AT $AT/snapshot`,
+    options: { guard: 'swapfile' },
+    ...refused('DMLOOP_SHARED_EXTENT'),
+  },
+  {
+    file: "that is no image of createImage's for it, with guard: 'swapfile'",
+    host: 'ext4',
+    make: 'head -c 4M /dev/urandom >$FILE',
+    options: { guard: 'swapfile' },
+    ...refused('DMLOOP_UNGUARDABLE'),
+  },
   { file: 'on squashfs', host: 'squashfs', make: THERE, ...UNSUPPORTED },
   { file: 'on erofs', host: 'erofs', make: THERE, ...UNSUPPORTED },
   { file: 'on tmpfs', host: 'tmpfs', ...UNSUPPORTED },

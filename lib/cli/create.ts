@@ -11,7 +11,7 @@ export const create = defineVerb({
   details:
     'Allocates and writes every block, and prints the files that it made. It needs --size, --from or both; what the content does not fill is zeros.',
   examples: ['dmloop create --size=4G disk.img', 'curl -s URL | dmloop create --from=- disk.img'],
-  options: ['size', 'from', 'sha256', 'maxExtents', 'maxFileSize', 'overwrite'],
+  options: ['size', 'from', 'sha256', 'maxExtents', 'maxFileSize', 'guard', 'overwrite'],
   whenStopped: 'no file is left',
   async run(call) {
     const [file] = call.operands as [string]

@@ -51,8 +51,8 @@ export const OPTIONS = {
   guard: {
     kind: 'choice',
     flag: 'guard',
-    choices: ['immutable', 'none'],
-    help: 'immutable: nobody can change the file while it is mapped; none: you make sure of that (default: immutable)',
+    choices: ['immutable', 'swapfile', 'none'],
+    help: 'immutable: nobody can change the file while it is mapped; swapfile: the same by way of the kernel’s swap files, for images made with it; none: you make sure of it (default: immutable)',
   },
   name: {
     kind: 'text',

@@ -19,6 +19,8 @@ const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR } = constants
 interface Place {
   path: string
   image: string
+  /** Bytes at the start of the file that are not the image's: 0 or SWAP_HEAD. Positions do not count them. */
+  head: number
 }
 
 /** How often f2fs may clean up to make room for a pinned file. */
@@ -40,13 +42,15 @@ export class ImageFile implements AsyncDisposable {
   /** Of the image: for messages. */
   readonly #image: string
   readonly #path: string
+  readonly #head: number
   readonly fd: number
   readonly #probe: FileProbe
   readonly #filesystem: Filesystem
 
-  private constructor({ path, image }: Place, fd: number, probe: FileProbe) {
+  private constructor({ path, image, head }: Place, fd: number, probe: FileProbe) {
     this.#path = path
     this.#image = image
+    this.#head = head
     this.fd = fd
     this.#probe = probe
     this.#filesystem = filesystemOf(probe)
@@ -109,15 +113,20 @@ export class ImageFile implements AsyncDisposable {
     }
   }
 
-  /** While it is empty: newer kernels pin a file on f2fs only then (f2fs_ioc_set_pin_file, fs/f2fs/file.c). */
+  /**
+   * While it is empty: only then newer kernels pin a file on f2fs (f2fs_ioc_set_pin_file, fs/f2fs/file.c), and btrfs
+   * agrees to write it in place.
+   */
   async #prepare(): Promise<void> {
     const { fd } = this
     const path = this.#path
-    if (FILESYSTEMS[this.#filesystem.name]?.protections.includes('pinned') === true) {
+    const { guards, inPlace } = FILESYSTEMS[this.#filesystem.name] ?? {}
+    if (guards?.immutable?.includes('pinned') === true) {
       await result(native.setPinned(fd, true), path).catch((error: unknown) => {
         log('%s: not pinned: %o', path, error)
       })
     }
+    if (inPlace !== undefined && this.#head > 0) await result(native.setInPlace(fd, true), path)
     await tryDirectIo(fd, path)
   }
 
@@ -126,9 +135,10 @@ export class ImageFile implements AsyncDisposable {
     return this.#probe.blockSize
   }
 
-  /** The most bytes that a file can have on its filesystem; undefined where that is not known. */
-  get largest(): number | undefined {
-    return FILESYSTEMS[this.#filesystem.name]?.largestFile
+  /** The most bytes of an image that one file can have, of which the filesystem or the caller allows so many. */
+  largest(allowed = Number.MAX_SAFE_INTEGER): number {
+    const { largestFile = Number.MAX_SAFE_INTEGER } = FILESYSTEMS[this.#filesystem.name] ?? {}
+    return Math.min(allowed, largestFile) - this.#head
   }
 
   /**
@@ -140,8 +150,10 @@ export class ImageFile implements AsyncDisposable {
     const image = this.#image
     // vfat writes zeros, through the page cache, into what becomes part of a file (fat_fallocate, fs/fat/file.c).
     const mode = this.#filesystem.name === 'vfat' ? FALLOCATE.keepSize : 0
+    const start = from === 0 ? 0 : this.#head + from
+    const length = this.#head + size - start
     try {
-      await persistently(() => result(native.allocate(fd, mode, from, size - from), image))
+      await persistently(() => result(native.allocate(fd, mode, start, length), image))
       return true
     } catch (error) {
       if (!isSystemError(error, 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'))
@@ -156,22 +168,29 @@ export class ImageFile implements AsyncDisposable {
     const image = this.#image
     const known = FILESYSTEMS[this.#filesystem.name]
     if (!known) throw dmloopError('DMLOOP_UNSUPPORTED_FILESYSTEM', { file: image })
-    const walk = native.walkExtents(this.fd, known.addresses, 0, size, this.blockSize)
+    const walk = native.walkExtents(this.fd, known.addresses, this.#head, size, this.blockSize)
     return (await result(walk, image)).count
   }
 
   async write(buffer: WriteBuffer, length: number, offset: number): Promise<void> {
-    await this.#change(native.write(this.fd, buffer, length, offset))
+    await this.#change(native.write(this.fd, buffer, length, this.#head + offset))
   }
 
   async writeZeros(offset: number, length: number): Promise<void> {
-    await this.#change(native.writeZeros(this.fd, offset, length))
+    await this.#change(native.writeZeros(this.fd, this.#head + offset, length))
   }
 
   /** Gives the file its size, and makes sure that all of it is on the disk. */
   async finish(size: number): Promise<void> {
-    await this.#change(native.truncate(this.fd, size))
+    if (this.#head > 0) await this.#writeHead()
+    await this.#change(native.truncate(this.fd, this.#head + size))
     await this.#change(native.sync(this.fd))
+  }
+
+  /** All of it: swap space has no holes. */
+  async #writeHead(): Promise<void> {
+    await this.#change(native.writeZeros(this.fd, 0, this.#head))
+    await this.#change(native.writeSwapHeader(this.fd))
   }
 
   async #change(pending: Parameters<typeof result<void>>[0]): Promise<void> {

@@ -2,6 +2,7 @@
 import { lstat, readFile } from 'node:fs/promises'
 import debug from 'debug'
 import { DmloopError, dmloopError, problem } from '../kernel/errors.js'
+import { headOf } from '../plan/swap-head.js'
 import { ImageFile } from './image-file.js'
 import type { ImageTarget } from './image-target.js'
 import type { ImageFiles } from './image-writer.js'
@@ -66,8 +67,7 @@ export class NewImage implements ImageFiles, AsyncDisposable {
   }
 
   get fileSize(): number {
-    const { maxFileSize = Number.MAX_SAFE_INTEGER } = this.#request
-    return Math.min(maxFileSize, this.#first.largest ?? Number.MAX_SAFE_INTEGER)
+    return this.#first.largest(this.#request.maxFileSize)
   }
 
   get #first(): ImageFile {
@@ -177,8 +177,9 @@ export class NewImage implements ImageFiles, AsyncDisposable {
     return file !== undefined
   }
 
-  #place(index: number): { path: string; image: string } {
-    return { path: this.#target.temporaryPath(index), image: this.#target.path }
+  #place(index: number): { path: string; image: string; head: number } {
+    const head = headOf(this.#request.guard)
+    return { path: this.#target.temporaryPath(index), image: this.#target.path, head }
   }
 
   #inUse(): DmloopError {

@@ -1,9 +1,20 @@
 // What a caller may ask for when an image is made; checked before anything is touched.
 import { Readable } from 'node:stream'
 import { invalidType, invalidValue } from '../kernel/errors.js'
+import type { Guard } from '../kernel/policy.js'
 import { DEFAULT_TIMEOUT } from '../kernel/wait.js'
-import { boolean, integer, listener, object, parsePath, signalOf, text } from '../plan/arguments.js'
+import {
+  boolean,
+  integer,
+  listener,
+  object,
+  oneOf,
+  parsePath,
+  signalOf,
+  text,
+} from '../plan/arguments.js'
 import type { ProgressListener } from '../plan/progress.js'
+import { headOf } from '../plan/swap-head.js'
 
 export interface CreateOptions {
   /**
@@ -25,6 +36,11 @@ export interface CreateOptions {
    * the filesystem's own limit, where it is known (vfat: 4095 MiB).
    */
   maxFileSize?: number
+  /**
+   * The guard that the image is made for: with `'swapfile'` each file starts with 1 MiB that is not part of the image,
+   * and on btrfs is written in place (NOCOW). Map it with the same guard. The others ask for nothing.
+   */
+  guard?: Guard
   /** Replaces an image that exists. Default false. */
   overwrite?: boolean
   /** Called with the progress in bytes of the image. */
@@ -50,6 +66,7 @@ export interface CreateRequest {
   sha256: string | undefined
   maxExtents: number | undefined
   maxFileSize: number | undefined
+  guard: Guard
   overwrite: boolean
   onProgress: ProgressListener | undefined
   signal: AbortSignal | undefined
@@ -67,7 +84,7 @@ const MIB = 1 << 20
 
 export function parseCreateOptions(file: unknown, value: unknown): CreateRequest {
   const options = object(value, [
-    ...['size', 'from', 'sha256', 'maxExtents', 'maxFileSize', 'overwrite'],
+    ...['size', 'from', 'sha256', 'maxExtents', 'maxFileSize', 'guard', 'overwrite'],
     ...['onProgress', 'signal'],
   ])
   const request: CreateRequest = {
@@ -77,11 +94,19 @@ export function parseCreateOptions(file: unknown, value: unknown): CreateRequest
     sha256: text(options, 'sha256')?.toLowerCase(),
     maxExtents: integer(options, 'maxExtents', 1),
     maxFileSize: multiple(options, 'maxFileSize', MIB),
+    guard: oneOf(options, 'guard', 'immutable', 'swapfile', 'none'),
     overwrite: boolean(options, 'overwrite'),
     onProgress: listener(options, 'onProgress'),
     signal: signalOf(options),
   }
-  const { size, from, sha256 } = request
+  const { size, from, sha256, maxFileSize, guard } = request
+  if (maxFileSize !== undefined && maxFileSize <= headOf(guard)) {
+    throw invalidValue(
+      'options.maxFileSize',
+      'more than the 1 MiB that guard ‘swapfile’ needs',
+      maxFileSize,
+    )
+  }
   if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256)) {
     throw invalidValue('options.sha256', '64 hexadecimal digits', sha256)
   }

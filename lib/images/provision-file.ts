@@ -139,7 +139,8 @@ async function readExtents(
   file: BackingFile,
   allowed: ReadonlySet<DmloopCode>,
 ): Promise<FileExtents> {
-  const { slices, blockSize, problems } = sliceFiles([file], { offset: 0, length: undefined })
+  const all = { offset: 0, length: undefined, guard: 'none' } as const
+  const { slices, blockSize, problems } = sliceFiles([file], all)
   problems.push(...judgeFile(file, WRITABLE))
   assertNone(problems)
   const length = slices[0]?.length ?? 0

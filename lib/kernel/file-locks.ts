@@ -24,9 +24,9 @@ export async function tryLock(fd: number, path: string, exclusive: boolean): Pro
  */
 export async function lockHolders(
   kind: 'FLOCK' | 'LEASE',
-  { major, minor, inode }: Inode,
+  { filesystem, inode }: Inode,
 ): Promise<string[]> {
-  const device = hexDeviceName(major, minor)
+  const device = hexDeviceName(filesystem.major, filesystem.minor)
   const pids = new Set<string>()
   for (const line of ((await readText('/proc/locks')) ?? '').split('\n')) {
     // "1: FLOCK  ADVISORY  READ 123 fe:00:12 0 EOF"; whoever waits has "->" or BREAKER.

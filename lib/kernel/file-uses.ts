@@ -12,11 +12,51 @@ export interface Uses {
   loops: string[]
 }
 
-/** A file as /proc shows it: its filesystem's device, and its inode there. */
-export type Inode = Pick<FileFacts, 'major' | 'minor' | 'inode'>
+/** A file as fstat(2) and /proc have it: the number of its filesystem, and its inode there. */
+export type Inode = Pick<FileFacts, 'major' | 'minor' | 'inode' | 'filesystem'>
 
-export const isSameFile = (a: Inode, b: Inode): boolean =>
+export const isSameFile = (a: Omit<Inode, 'filesystem'>, b: Omit<Inode, 'filesystem'>): boolean =>
   a.major === b.major && a.minor === b.minor && a.inode === b.inode
+
+/** A swap area (proc(5), /proc/swaps): its size and what is in use, in KiB. */
+interface SwapArea {
+  path: string
+  type: string
+  size: number
+  used: number
+  priority: number
+}
+
+/** The areas that the kernel has: a header, then a line an area. */
+export const parseSwaps = (swaps: string): SwapArea[] =>
+  swaps
+    .split('\n')
+    .slice(1)
+    .filter((line) => line !== '')
+    .map((line) => {
+      const [path = '', type = '', size, used, priority] = line.split(/\s+/)
+      return {
+        path: unescapePath(path),
+        type,
+        size: Number(size),
+        used: Number(used),
+        priority: Number(priority),
+      }
+    })
+
+/** The area that a file is, as far as its path leads this process to it. */
+export async function findSwapArea(
+  file: Inode,
+  areas: readonly SwapArea[],
+): Promise<SwapArea | undefined> {
+  for (const area of areas.filter(({ type }) => type === 'file')) {
+    const found = await identify(area.path).catch(() => undefined)
+    if (!found) continue
+    const inode = { major: found.fsMajor, minor: found.fsMinor, inode: found.inode }
+    if (isSameFile(inode, file)) return area
+  }
+  return undefined
+}
 
 /**
  * The loop driver is asked rather than sysfs, whose paths have no meaning in another mount namespace. A
@@ -28,20 +68,7 @@ export const usesOf = async ({
   filesystemFiles,
   loops,
 }: FileProbe): Promise<Uses> => ({
-  swap: await isSwap(facts, swaps),
+  swap: (await findSwapArea(facts, parseSwaps(swaps))) !== undefined,
   filesystem: filesystemFiles.find(({ inode }) => inode === facts.inode)?.role,
   loops: loops.filter((loop) => isSameFile(loop, facts)).map(({ number }) => loopPath(number)),
 })
-
-/** /proc/swaps (proc(5)): a header, then a line an area, which starts with its path and its type. */
-async function isSwap(file: Inode, swaps: string): Promise<boolean> {
-  for (const area of swaps.split('\n').slice(1)) {
-    const [path = '', type] = area.split(/\s+/)
-    if (type !== 'file') continue
-    const found = await identify(unescapePath(path)).catch(() => undefined)
-    if (!found) continue
-    const inode = { major: found.fsMajor, minor: found.fsMinor, inode: found.inode }
-    if (isSameFile(inode, file)) return true
-  }
-  return false
-}

@@ -35,7 +35,8 @@ export interface Filesystem {
 
 /** The filesystem of an open file: from its mount, or from its magic where no mount can be seen. */
 export function filesystemOf({ facts, mounts, ext4Options }: FileProbe): Filesystem {
-  const [mount] = parseMounts(mounts, deviceName(facts.major, facts.minor))
+  const { major, minor } = facts.filesystem
+  const [mount] = parseMounts(mounts, deviceName(major, minor))
   const byMagic = MAGIC[facts.filesystemMagic] ?? `0x${facts.filesystemMagic.toString(16)}`
   // ext4 omits from mountinfo the options that are defaults of its superblock (tune2fs -o journal_data).
   // Its own file in /proc lists all of them, one a line.

@@ -60,6 +60,11 @@ export interface FilePart {
 /** Bytes: a bigint where a number would be rounded. */
 type ExactSize = number | bigint
 
+export interface DeviceNumber {
+  major: number
+  minor: number
+}
+
 /** The attributes of an open file; see native/file_facts.h. */
 export interface FileFacts {
   mode: number
@@ -67,8 +72,14 @@ export interface FileFacts {
   links: number
   size: ExactSize
   inode: string
+  /** The number that fstat(2) has for the filesystem. */
   major: number
   minor: number
+  /** That of the filesystem as a whole, and of its device: both differ from the first on btrfs alone. */
+  filesystem: DeviceNumber
+  device: DeviceNumber
+  /** 1 where the filesystem does not say. */
+  deviceCount: number
   attributes: number
   filesystemMagic: number
   /** Whether the mount is read-only through which the file was opened; its filesystem may be writable. */
@@ -251,10 +262,21 @@ interface Addon {
   /** Whether a lease is still whole: false when somebody waits to open the file. */
   hasLease: Call<[fd: number, exclusive: boolean], boolean>
   setImmutable: Call<[fd: number, immutable: boolean], void>
+  /** That btrfs writes the file, which is empty, in place. */
+  setInPlace: Call<[fd: number, inPlace: boolean], void>
   /** The owner, and the low 12 bits of the mode. */
   setAccess: Call<[fd: number, uid: number, mode: number], void>
   setPinned: Call<[fd: number, pinned: boolean], void>
   getPinCount: Call<[fd: number], number>
+  /** To the head of a file that is open for writing; see native/swap_file.h. */
+  writeSwapHeader: Call<[fd: number], void>
+  /** The UUID in such a header, in hexadecimal digits; undefined where the file has none. */
+  readSwapHeader: Call<[fd: number], string | undefined>
+  swapOn: Call<[fd: number], void>
+  swapOff: Call<[fd: number], void>
+  /** Whether the pages that fill the swap space of a header are out of memory. */
+  swapOutPages: Call<[uuid: string], boolean>
+  removeSwappedPages: Call<[uuid: string], void>
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>
   /**

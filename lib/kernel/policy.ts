@@ -48,7 +48,7 @@ export const POLICY = {
   DMLOOP_UNSUPPORTED_FILESYSTEM: {
     found: 'is stored on a filesystem whose block addresses are not known to be true',
     why: 'FIEMAP may give addresses that are not positions on the disk, or blocks that move.',
-    remedy: 'Keep the file on ext2, ext3, ext4, xfs, f2fs or vfat.',
+    remedy: 'Keep the file on ext2, ext3, ext4, xfs, f2fs, btrfs or vfat.',
     blocks: 'linear',
   },
   DMLOOP_ENCRYPTED: {
@@ -98,6 +98,18 @@ export const POLICY = {
     why: 'A write through the device would change the other file too.',
     remedy:
       'Give it blocks of its own: provisionFile() on xfs; or make a copy, cp --reflink=never FILE COPY.',
+    blocks: 'linear',
+  },
+  DMLOOP_REPLICATED_EXTENT: {
+    found: 'is stored by btrfs in several copies or stripes',
+    why: 'A write through the device would reach one copy alone.',
+    remedy: 'Have btrfs keep data once: btrfs balance start -dconvert=single MOUNT-POINT.',
+    blocks: 'linear',
+  },
+  DMLOOP_COPY_ON_WRITE: {
+    found: 'is written to other blocks whenever it changes (copy on write)',
+    why: 'btrfs also keeps checksums of such blocks, and moves them as it likes.',
+    remedy: 'Make the image with createImage() and guard: ‘swapfile’, and map it with the same.',
     blocks: 'linear',
   },
   DMLOOP_UNWRITTEN_EXTENT: {
@@ -334,6 +346,8 @@ export const EXTENT_FLAGS = {
   NOT_ALIGNED: { bit: 0x100, code: 'DMLOOP_UNALIGNED_EXTENT' },
   SHARED: { bit: 0x2000, code: 'DMLOOP_SHARED_EXTENT' },
   UNWRITTEN: { bit: 0x800, code: 'DMLOOP_UNWRITTEN_EXTENT' },
+  // None of FIEMAP's: kNotSingle of native/extent_walk.h.
+  NOT_SINGLE: { bit: 0x40000000, code: 'DMLOOP_REPLICATED_EXTENT' },
 } as const satisfies Record<string, { bit: number; code: DmloopCode }>
 
 /** LAST and MERGED describe the answer, not the blocks. */
@@ -375,27 +389,49 @@ export const FILE_ATTRIBUTES: readonly FileAttribute[] = [
 ]
 
 /**
- * How a filesystem reports the addresses of a file: by FS_IOC_FIEMAP, or block by block by FIBMAP; see
- * native/extent_walk.h.
+ * FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NOCOW_FL (linux/fs.h): a file of btrfs that is written in place; f2fs reports the
+ * last for a pinned file.
  */
-export type AddressCall = 'FIEMAP' | 'FIBMAP'
+export const INODE_FLAGS = {
+  immutable: 0x10,
+  appendOnly: 0x20,
+  pinned: 0x800000,
+  inPlace: 0x800000,
+} as const
 
 /**
- * What protects a file: FS_IMMUTABLE_FL against everybody else, f2fs's pin against its own cleaning, and
- * that only root can open the file against everybody who could unpin it.
+ * How a filesystem reports the addresses of a file: by FS_IOC_FIEMAP, block by block by FIBMAP, or by FS_IOC_FIEMAP
+ * in a space of its own, which chunks map to its device; see native/extent_walk.h.
  */
-export type Protection = 'immutable' | 'pinned' | 'private'
+export type AddressCall = 'FIEMAP' | 'FIBMAP' | 'CHUNKS'
+
+/** What keeps a file's blocks in place while it is mapped; see `PlanOptions.guard`. */
+export type Guard = 'immutable' | 'swapfile' | 'none'
+
+/**
+ * What protects a file: FS_IMMUTABLE_FL against everybody else, f2fs's pin against its own cleaning, that only
+ * root can open the file against everybody who could unpin it, and the kernel itself where the file is swap space.
+ */
+export type Protection = 'immutable' | 'pinned' | 'private' | 'swap'
 
 /** A filesystem whose addresses were proven to be positions on its device. */
 export interface KnownFilesystem {
   addresses: AddressCall
-  /** What a guard needs there; empty where nothing protects a file. */
-  protections: readonly Protection[]
+  /** What each guard needs there; a guard that is missing can protect no file there. */
+  guards: Readonly<Partial<Record<Guard, readonly Protection[]>>>
   /** The most bytes of a file, in whole MiB, where that is less than anybody has. */
   largestFile?: number
+  /** The flag of a file that is written in place; undefined where every file is. */
+  inPlace?: number
 }
 
-const IMMUTABLE_FLAG: KnownFilesystem = { addresses: 'FIEMAP', protections: ['immutable'] }
+/** Until the file is immutable, only root may open it: swapon(2) needs it to be neither immutable nor leased. */
+const SWAP_FILE = ['private', 'swap', 'immutable'] as const
+
+const IMMUTABLE_FLAG: KnownFilesystem = {
+  addresses: 'FIEMAP',
+  guards: { immutable: ['immutable'], swapfile: SWAP_FILE, none: [] },
+}
 
 /** Filesystems that files may be mapped on; every other is refused by its name. */
 export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> = {
@@ -403,7 +439,22 @@ export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> 
   ext3: IMMUTABLE_FLAG,
   ext4: IMMUTABLE_FLAG,
   xfs: IMMUTABLE_FLAG,
-  f2fs: { addresses: 'FIEMAP', protections: ['private', 'immutable', 'pinned'] },
+  f2fs: {
+    addresses: 'FIEMAP',
+    guards: {
+      immutable: ['private', 'immutable', 'pinned'],
+      // A swap file is pinned by the kernel (f2fs_swap_activate, fs/f2fs/data.c).
+      swapfile: SWAP_FILE,
+      // The caller stands in for the immutable flag, but not for what only f2fs itself can do.
+      none: ['private', 'pinned'],
+    },
+  },
   // FAT_MAX_FILE_SIZE (fs/fat/fat.h): 4 GiB less one byte.
-  vfat: { addresses: 'FIBMAP', protections: [], largestFile: 4095 * 2 ** 20 },
+  vfat: {
+    addresses: 'FIBMAP',
+    guards: { swapfile: ['swap'], none: [] },
+    largestFile: 4095 * 2 ** 20,
+  },
+  // Balance, and whoever makes a snapshot, take no notice of an immutable flag; of a swap file they do.
+  btrfs: { addresses: 'CHUNKS', guards: { swapfile: SWAP_FILE }, inPlace: INODE_FLAGS.inPlace },
 }

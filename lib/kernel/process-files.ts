@@ -30,7 +30,7 @@ export async function descriptorsOf(pid: string, { facts }: OpenFile): Promise<s
 /** Where a process has a file mapped. A memory mapping survives its descriptor. */
 export async function memoryOf(pid: string, { facts }: OpenFile): Promise<MemoryRange[]> {
   const maps = (await readText(`/proc/${pid}/maps`).catch(() => undefined)) ?? ''
-  const device = hexDeviceName(facts.major, facts.minor)
+  const device = hexDeviceName(facts.filesystem.major, facts.filesystem.minor)
   return maps
     .split('\n')
     .map((line) => line.split(/ +/))

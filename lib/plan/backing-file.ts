@@ -105,7 +105,8 @@ export class BackingFile implements AsyncDisposable {
 
   /** The filesystem's device, as "major:minor". */
   get device(): string {
-    return deviceName(this.facts.major, this.facts.minor)
+    const { major, minor } = this.facts.device
+    return deviceName(major, minor)
   }
 
   /** The kernel's name of that device, if it has one. */
@@ -243,7 +244,7 @@ const addressCallOf = ({ name }: Filesystem): AddressCall =>
 
 async function examine(fd: number, path: string, probe: FileProbe): Promise<FileState> {
   const filesystem = filesystemOf(probe)
-  const { major, minor } = probe.facts
+  const { major, minor } = probe.facts.device
   const identity = `${major}-${minor}-${await localIdentity(fd, path, probe, filesystem)}`
   return { probe, filesystem, identity, uses: await usesOf(probe) }
 }
@@ -261,7 +262,7 @@ async function localIdentity(
   filesystem: Filesystem,
 ): Promise<string> {
   const known = FILESYSTEMS[filesystem.name]?.addresses
-  if (known === 'FIEMAP' && handle !== undefined) return `h${handle}`
+  if (known !== undefined && known !== 'FIBMAP' && handle !== undefined) return `h${handle}`
   if (known !== 'FIBMAP' || size === 0) return `i${inode}`
   try {
     const walk = native.walkExtents(fd, addressCallOf(filesystem), 0, 1, 1)

@@ -21,7 +21,7 @@ export const MAX_SEGMENTS = 1_048_576
 export const EXTENT_TOO_FAR = `has an extent that reaches beyond ${Number.MAX_SAFE_INTEGER} bytes`
 
 /** Which part of the files is planned, and for what kind of device. */
-export type PlanScope = Pick<PlanRequest, 'offset' | 'length' | 'readOnly' | 'holes'>
+export type PlanScope = Pick<PlanRequest, 'offset' | 'length' | 'readOnly' | 'holes' | 'guard'>
 
 /** A plan with the facts that it was built from, so that they can be read again and compared. */
 export interface BuiltPlan {
@@ -84,7 +84,8 @@ export function buildLoopPlan(
 ): Plan {
   const range = sliceFiles(files, request, request.blockSize)
   const judged = files.flatMap((file) => [
-    ...judgeFile(file, request),
+    // Nobody can write to swap space, the loop driver included.
+    ...judgeFile(file, { ...request, guard: 'none' }),
     ...judgeWritable(file, request),
   ])
   return new Plan({
@@ -100,13 +101,16 @@ export function buildLoopPlan(
   })
 }
 
+/** Those that protect a file, the usual one first. */
+const GUARDS = ['immutable', 'swapfile'] as const
+
 const plannedFile = (file: BackingFile): PlannedFile => ({
   path: file.path,
   size: file.size,
   filesystem: file.filesystem.name,
   device: file.device,
   blockSize: file.blockSize,
-  guard: requiredProtections(file, 'immutable').includes('immutable') ? 'immutable' : 'none',
+  guard: GUARDS.find((guard) => requiredProtections(file, guard).length > 0) ?? 'none',
 })
 
 /** Extents, device stack and verdict of one file. */

@@ -28,7 +28,7 @@ export interface Mark {
 const VERSION = '2'
 /** The kernel's uid_t has 32 bits, and the last number means none (chown(2)). */
 const LAST_UID = 0xffff_fffe
-const LETTERS: Record<Protection, string> = { immutable: 'i', pinned: 'p', private: 'a' }
+const LETTERS: Record<Protection, string> = { immutable: 'i', pinned: 'p', private: 'a', swap: 's' }
 
 /**
  * Short, because a mark that does not fit into the inode takes a block of the disk, which may be full:

@@ -10,6 +10,7 @@ import { assertBlocksUnmapped, assertNoDevice, assertUnmapped } from './overlap.
 import { parsePlanOptions, type PlanOptions, type PlanRequest } from './plan-options.js'
 import { Plan } from './plan.js'
 import { sliceFiles } from './range.js'
+import { judgeHeads } from './swap-head.js'
 import { inspectFiles } from './verdict.js'
 
 /**
@@ -28,7 +29,8 @@ export async function planFile(file: string | string[], options?: PlanOptions): 
 async function makePlan(request: PlanRequest): Promise<Plan> {
   try {
     await using files = await BackingFiles.open(request.files, DEFAULT_WAIT)
-    const judged = inspectFiles(files.list, request)
+    const heads = await judgeHeads(files.list, request.guard)
+    const judged = [...heads, ...inspectFiles(files.list, request)]
     const built =
       request.backend === 'loop' ? undefined : await buildPlan(files.list, request, judged)
     if (built && (request.backend === 'linear' || !fallsBack(built.plan.problems))) {

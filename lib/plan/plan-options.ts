@@ -1,10 +1,7 @@
 // What a caller of planFile may ask for.
 import { invalidValue } from '../kernel/errors.js'
-import type { Backend } from '../kernel/policy.js'
+import type { Backend, Guard } from '../kernel/policy.js'
 import { boolean, filesOf, integer, object, oneOf, type Options } from './arguments.js'
-
-/** Who keeps a file's blocks in place while it is mapped: dmloop's guard, or the caller. */
-export type Guard = 'immutable' | 'none'
 
 export interface PlanOptions {
   /** The first byte of the file to map; a multiple of the logical block size. Default 0. */
@@ -30,8 +27,9 @@ export interface PlanOptions {
    */
   blockSize?: number
   /**
-   * `'immutable'` (default) keeps everybody from moving, freeing or writing the file's blocks while it is
-   * mapped; with `'none'` the caller guarantees that.
+   * What keeps everybody from moving, freeing or writing the file's blocks while it is mapped: `'immutable'`
+   * (default), the file's immutable flag; `'swapfile'`, the kernel itself, for an image that createImage has made
+   * with the same option; with `'none'` the caller guarantees it.
    */
   guard?: Guard
 }
@@ -78,7 +76,7 @@ export function planRequest(file: unknown, options: Options): PlanRequest {
     holes: oneOf(options, 'holes', 'reject', 'zero'),
     backend: oneOf(options, 'backend', 'linear', 'loop', 'auto'),
     blockSize: blockSizeOf(options),
-    guard: oneOf(options, 'guard', 'immutable', 'none'),
+    guard: oneOf(options, 'guard', 'immutable', 'swapfile', 'none'),
   }
   if (request.blockSize !== undefined && request.backend === 'linear') {
     const expected = `given only together with backend: 'loop' or 'auto'`

@@ -1,7 +1,7 @@
 // The outcome of planFile: what mapping a file would do.
 import { DmloopError, type Problem } from '../kernel/errors.js'
 import { ExtentTable } from './extents.js'
-import type { Backend } from '../kernel/policy.js'
+import type { Backend, Guard } from '../kernel/policy.js'
 import { SegmentTable } from '../kernel/segments.js'
 
 /** A file of a plan. */
@@ -17,10 +17,11 @@ export interface PlannedFile {
   /** The device's logical block size, in bytes. */
   blockSize: number
   /**
-   * The guard that the file can have: `'none'` on a filesystem without an immutable flag, and on one that is
-   * mounted read-only as a whole, where nothing moves until it is remounted; see `verify`.
+   * The guard that the file can have: `'swapfile'` on a filesystem where the immutable flag is missing or does not
+   * suffice, and `'none'` on one that is mounted read-only as a whole, where nothing moves until it is remounted;
+   * see `verify`.
    */
-  guard: 'immutable' | 'none'
+  guard: Guard
 }
 
 export interface PlanParts {

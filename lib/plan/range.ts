@@ -1,7 +1,9 @@
 // The bytes of the files that a device maps.
 import type { BackingFile } from './backing-file.js'
 import { ownMark } from './mark.js'
+import { headOf } from './swap-head.js'
 import { problem, type Problem } from '../kernel/errors.js'
+import type { Guard } from '../kernel/policy.js'
 
 /** A run of one file's bytes. */
 export interface FileSlice {
@@ -32,15 +34,18 @@ function bytesKept(last: BackingFile | undefined): number {
 }
 
 /**
- * The part of some files, end to end, that `offset` and `length` (bytes) select: by default all of them, less
- * what an image store has at the end for itself, and an incomplete logical block. `blockSize` is by default that of the filesystems' devices.
+ * The part of some files, end to end and without the heads that a guard needs, that `offset` and `length` (bytes)
+ * select: by default all of them, less what an image store has at the end for itself, and an incomplete logical
+ * block. `blockSize` is by default that of the filesystems' devices.
  */
 export function sliceFiles(
   files: readonly BackingFile[],
-  request: { offset: number; length: number | undefined },
+  request: { offset: number; length: number | undefined; guard: Guard },
   blockSize = Math.max(512, ...files.map((file) => file.blockSize)),
 ): Range {
-  const total = files.reduce((sum, file) => sum + file.size, 0)
+  const head = headOf(request.guard)
+  const sizeOf = (each: BackingFile): number => Math.max(0, each.size - head)
+  const total = files.reduce((sum, each) => sum + sizeOf(each), 0)
   const { offset } = request
   const end = total - bytesKept(files.at(-1))
   const length = request.length ?? Math.floor((end - offset) / blockSize) * blockSize
@@ -85,11 +90,13 @@ export function sliceFiles(
 
   const slices: FileSlice[] = []
   let start = 0
+  let fileStart = 0
   for (const each of files) {
     const from = Math.max(offset - start, 0)
-    const to = Math.min(offset + length - start, each.size)
-    if (from < to) slices.push({ file: each, fileStart: start, offset: from, length: to - from })
-    start += each.size
+    const to = Math.min(offset + length - start, sizeOf(each))
+    if (from < to) slices.push({ file: each, fileStart, offset: head + from, length: to - from })
+    start += sizeOf(each)
+    fileStart += each.size
   }
   const incomplete = slices.find((slice) => slice.offset % blockSize || slice.length % blockSize)
   if (incomplete) {

@@ -7,12 +7,13 @@ import {
   FILE_ATTRIBUTES,
   FILESYSTEMS,
   HARMLESS_EXTENT_FLAGS,
+  INODE_FLAGS,
   type DmloopCode,
+  type Guard,
 } from '../kernel/policy.js'
 import type { BackingFile } from './backing-file.js'
 import { ownMark, type Mark } from './mark.js'
-import type { Guard } from './plan-options.js'
-import { INODE_FLAGS, missingProtections, requiredProtections } from './protections.js'
+import { missingProtections, requiredProtections } from './protections.js'
 
 /**
  * Verdicts on the file as a whole, before its extents are read. `ownLoops` are the nodes of loop devices
@@ -20,7 +21,11 @@ import { INODE_FLAGS, missingProtections, requiredProtections } from './protecti
  */
 export function judgeFile(
   file: BackingFile,
-  { readOnly, ownLoops = [] }: { readOnly: boolean; ownLoops?: readonly string[] },
+  {
+    readOnly,
+    guard = 'none',
+    ownLoops = [],
+  }: { readOnly: boolean; guard?: Guard; ownLoops?: readonly string[] },
 ): Problem[] {
   const { path, facts, filesystem, deviceSize, uses } = file
   const problems: Problem[] = []
@@ -30,9 +35,9 @@ export function judgeFile(
   if (!FILESYSTEMS[filesystem.name]) {
     const detail = `is stored on ${filesystem.name}, whose block addresses are not known to be true`
     found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
-  } else if (facts.filesystemSize > deviceSize) {
+  } else if (facts.filesystemSize > deviceSize || facts.deviceCount > 1) {
     // f2fs numbers the blocks of all its devices in one sequence.
-    const detail = `is stored on an ${filesystem.name} that has several devices`
+    const detail = `is stored on ${filesystem.name} with several devices`
     found('DMLOOP_UNSUPPORTED_FILESYSTEM', detail)
   }
   for (const attribute of FILE_ATTRIBUTES) {
@@ -57,8 +62,14 @@ export function judgeFile(
     const detail = 'is deleted: its blocks are freed when the last process closes it'
     found('DMLOOP_UNGUARDABLE', detail)
   }
+  const { inPlace } = FILESYSTEMS[filesystem.name] ?? {}
+  // Where nobody can write, nothing is written elsewhere.
+  if (inPlace !== undefined && (facts.inodeFlags & inPlace) === 0 && !filesystem.readOnly) {
+    found('DMLOOP_COPY_ON_WRITE')
+  }
   if (filesystem.options.includes('data=journal')) found('DMLOOP_DATA_JOURNALED')
-  if (uses.swap) found('DMLOOP_SWAPFILE')
+  // With guard 'swapfile' that is the guard itself, if the file has its header: see `judgeHeads`.
+  if (uses.swap && guard !== 'swapfile') found('DMLOOP_SWAPFILE')
   if (uses.filesystem !== undefined) {
     found('DMLOOP_FILESYSTEM_FILE', `is ${uses.filesystem} of its filesystem`)
   }
@@ -109,15 +120,10 @@ export function judgeGuardable(
   const found = (code: DmloopCode, detail?: string): Problem[] => [
     problem(code, { file: path }, detail),
   ]
+  if (FILESYSTEMS[filesystem.name]?.guards[guard] === undefined) return [unprotected(file, guard)]
   if (guard === 'none') {
     if (missing.length === 0) return []
     return found('DMLOOP_NOT_PINNED', missing.includes('private') ? NOT_PRIVATE : undefined)
-  }
-  if (required.length === 0) {
-    return found(
-      'DMLOOP_UNGUARDABLE',
-      `is stored on ${filesystem.name}, which has no immutable flag`,
-    )
   }
   const mark = ownMark(facts.mark, identity)
   // A mark that is there already is written again.
@@ -129,13 +135,26 @@ export function judgeGuardable(
   if (mark) return []
   if ((facts.inodeFlags & INODE_FLAGS.immutable) !== 0) {
     const detail = 'is immutable already, so no mark can be written to it: chattr -i FILE first'
-    return found('DMLOOP_NOT_PINNED', detail)
+    return found(guard === 'swapfile' ? 'DMLOOP_UNGUARDABLE' : 'DMLOOP_NOT_PINNED', detail)
   }
   if ((facts.inodeFlags & INODE_FLAGS.appendOnly) !== 0) {
     const detail = 'is append-only, so no mark can be written to it: chattr -a FILE first'
     return found('DMLOOP_UNGUARDABLE', detail)
   }
   return []
+}
+
+/** The problem of a file that a guard does not protect on its filesystem. */
+function unprotected({ path, filesystem: { name } }: BackingFile, guard: Guard): Problem {
+  const what = guard === 'none' ? 'its user alone cannot' : 'the immutable flag does not'
+  const detail = `is stored on ${name}, where ${what} keep its blocks in place`
+  const made = 'Make the image with createImage() and guard: ‘swapfile’, and map it with the same'
+  const alone = 'or map with guard: ‘none’ if you make sure yourself that nobody touches the file'
+  const isLeft = FILESYSTEMS[name]?.guards.none !== undefined
+  return {
+    ...problem('DMLOOP_UNGUARDABLE', { file: path }, detail),
+    remedy: isLeft ? `${made}; ${alone}.` : `${made}.`,
+  }
 }
 
 /** The problem of a file whose flags cannot be changed through the mount that it was named by. */

@@ -141,6 +141,7 @@ export async function assertDescribed(
     length: size,
     readOnly,
     holes: 'reject',
+    guard: 'immutable',
   })
   plan.assertMappable()
   const [deviation] = deviationsOf(table, plan.segments)

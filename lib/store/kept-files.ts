@@ -150,7 +150,8 @@ async function planOf(
   offset: number,
   length: number,
 ): Promise<{ segments: SegmentTable }> {
-  const { plan } = await buildPlan(files, { offset, length, readOnly: false, holes: 'reject' })
+  const scope = { offset, length, readOnly: false, holes: 'reject', guard: 'immutable' } as const
+  const { plan } = await buildPlan(files, scope)
   plan.assertMappable()
   return plan
 }

@@ -26,7 +26,7 @@ export interface StoreOptions {
 }
 
 /** As for createImage, less `overwrite`; and how the image is mapped. */
-export interface StoreCreateOptions extends Omit<CreateOptions, 'overwrite'> {
+export interface StoreCreateOptions extends Omit<CreateOptions, 'overwrite' | 'guard'> {
   /** The image is only ever mapped read-only. Default false. */
   readOnly?: boolean
   /** Mapping the image makes devices for its partitions too. Default false. */

@@ -59,7 +59,8 @@ async function compare(files: BackingFiles, metadata: ImageMetadata): Promise<Pr
     problems.push(problem('DMLOOP_FILE_CHANGED', { file: last?.path }, detail))
   }
   if (bytes < size + LABEL_SIZE) return problems
-  const scope = { offset: 0, length: size, readOnly: metadata.readOnly, holes: 'reject' } as const
+  const { readOnly } = metadata
+  const scope = { offset: 0, length: size, readOnly, holes: 'reject', guard: 'immutable' } as const
   const { plan } = await buildPlan(files.list, scope)
   if (plan.problems.length > 0) return [...problems, ...plan.problems]
   const recorded = await storedTable(metadata, new DiskFinder(DEFAULT_WAIT))

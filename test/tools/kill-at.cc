@@ -8,6 +8,7 @@
 // call before, as nothing but the process itself has changed in between. Prints the call, or how
 // many there were in all if they are fewer.
 #include <fcntl.h>
+#include <linux/btrfs.h>
 #include <linux/dm-ioctl.h>
 #include <linux/f2fs.h>
 #include <linux/fiemap.h>
@@ -74,6 +75,9 @@ const std::set<long> kHarmless = {
     SYS_mprotect,
     SYS_mremap,
     SYS_madvise,
+    SYS_mincore,
+    SYS_shmat,
+    SYS_shmdt,
     SYS_brk,
     SYS_clone,
     SYS_clone3,
@@ -117,13 +121,18 @@ const std::set<long> kHarmless = {
 };
 
 const std::set<uint32_t> kLookingIoctls = {
-    FS_IOC_FIEMAP,         FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR, FIBMAP,        FIGETBSZ,
-    F2FS_IOC_GET_PIN_FILE, DM_VERSION,      DM_LIST_DEVICES,   DM_DEV_STATUS, DM_TABLE_STATUS,
-    DM_TABLE_DEPS,         FIONBIO,         LOOP_GET_STATUS64,
+    FS_IOC_FIEMAP,     FS_IOC_GETFLAGS,       FS_IOC_FSGETXATTR,  FIBMAP,
+    FIGETBSZ,          F2FS_IOC_GET_PIN_FILE, DM_VERSION,         DM_LIST_DEVICES,
+    DM_DEV_STATUS,     DM_TABLE_STATUS,       DM_TABLE_DEPS,      FIONBIO,
+    LOOP_GET_STATUS64, BTRFS_IOC_FS_INFO,     BTRFS_IOC_DEV_INFO, BTRFS_IOC_TREE_SEARCH_V2,
 };
 
 const std::map<long, const char*> kNames = {
     {SYS_openat, "openat"},
+    {SYS_swapon, "swapon"},
+    {SYS_swapoff, "swapoff"},
+    {SYS_shmget, "shmget"},
+    {SYS_shmctl, "shmctl"},
     {SYS_ioctl, "ioctl"},
     {SYS_fcntl, "fcntl"},
     {SYS_flock, "flock"},

@@ -12,6 +12,8 @@ const COMMAND = guest('command', [], ['--udev', '--disk=100'])
 const PROOF = guest('proof', [], ['--disk=100'])
 const PARTITIONS = guest('partitions', [], ['--disk=200'])
 const LP_METADATA = guest('lp-metadata', [], ['--disk=100'])
+const SWAP = guest('swap-guard', ['ext4'], ['--disk=400'])
+const BTRFS = guest('btrfs', ['1', '4'], ['--disk=500', '--memory=3G', '--modules=btrfs'])
 const FENCE = guest('fence', ['ext4'], ['--disk=400', '--memory=2G'])
 const STORE_LP = guest('store-lp', [], ['--disk=100', '--memory=2G'])
 
@@ -492,5 +494,47 @@ export const STEPS = [
     from: '    if (known === undefined) {\n      await abandon',
     to: '    if (known !== undefined) {\n      await abandon',
     run: STORE_LP,
+  },
+  {
+    step: 'swap file: that the kernel has it as swap space',
+    file: 'guard',
+    from: '    await enableSwap(file)\n',
+    to: '',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that it is full',
+    file: 'kernel/swap-space',
+    from: '      if (await fill(file, uuid)) return\n',
+    to: '      return\n',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: who opened it before that',
+    file: 'guard',
+    from: '    await assertUnused(file, exclusive)\n',
+    to: '',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that verify finds the end of it',
+    file: 'guard',
+    from: '    problems.push(...(await judgeSwap(file)))\n',
+    to: '',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that unmap ends it',
+    file: 'guard',
+    from: "  if (protections.includes('swap')) await disableSwap(file)\n",
+    to: '',
+    run: SWAP,
+  },
+  {
+    step: 'btrfs: that the file is written in place',
+    file: 'plan/verdict',
+    from: "    found('DMLOOP_COPY_ON_WRITE')\n",
+    to: '',
+    run: BTRFS,
   },
 ]

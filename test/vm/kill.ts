@@ -1,12 +1,19 @@
-// node kill.js FILESYSTEM [loop | partitions | fence] [all]: SIGKILL between any two system calls of mapFile and of unmap
-// that change something; of a loop device at every second of them, on other filesystems than ext4 at every third, with
-// partitions or a fence at every fourth, or all.
+// node kill.js FILESYSTEM [loop | partitions | fence | swapfile] [all]: SIGKILL between any two system calls of mapFile
+// and of unmap that change something; of a loop device at every second of them, on other filesystems than ext4 at every
+// third, with partitions, a fence or swap space at every fourth, or all.
 // Whatever is left, the next call finds it, and completes or undoes it: also after a reboot, which keeps neither
 // devices nor /run nor caches, and also when the device was written to meanwhile.
 import { createHash } from 'node:crypto'
 import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
-import { listMappings, mapFile, openMapping, releaseFile, type DmloopError } from 'dmloop'
+import {
+  createImage,
+  listMappings,
+  mapFile,
+  openMapping,
+  releaseFile,
+  type DmloopError,
+} from 'dmloop'
 import { killAt } from './kill-at.js'
 import {
   deviceNames,
@@ -27,8 +34,13 @@ const [variant] = rest.filter((word) => word !== 'all')
 const backend = variant === 'loop' ? 'loop' : 'linear'
 const partitions = variant === 'partitions'
 const fence = variant === 'fence'
+const swapfile = variant === 'swapfile'
+const guard = swapfile ? 'swapfile' : 'immutable'
+/** Bytes of the file that are not the device's. */
+const HEAD = swapfile ? 1 << 20 : 0
 /** On ext4 alone, all of them are tried in every run. */
-const FEWER = partitions || fence ? 4 : filesystem !== 'ext4' ? 3 : backend === 'loop' ? 2 : 1
+const FEWER =
+  partitions || fence || swapfile ? 4 : filesystem !== 'ext4' ? 3 : backend === 'loop' ? 2 : 1
 const step = all ? 1 : scaledStep(FEWER)
 
 const digest = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
@@ -46,9 +58,15 @@ function stateOf(): { state: object; attributes: string; sum: string[] } {
 
 const host = fence
   ? await wrappedHost(filesystem)
-  : makeHost(filesystem, oneSegment(), { mkfs: filesystem === 'f2fs' ? '-q' : '' })
+  : makeHost(filesystem, oneSegment(), { mkfs: /f2fs|btrfs/.test(filesystem) ? '-q' : '' })
 const file = `${host.path}/image`
-fragmentedFile(file, 256 << 10, 8, 1)
+if (swapfile) {
+  await createImage(file, { size: 256 << 10, guard })
+  // Its head has the pages of the first mapping from then on.
+  await (await mapFile(file, { guard })).unmap()
+} else {
+  fragmentedFile(file, 256 << 10, 8, 1)
+}
 if (partitions) {
   const table = 'label: gpt\nfirst-lba: 34\nstart=64, size=128\nstart=256, size=128\n'
   sh(`sfdisk -q ${file}; sync ${file}`, table)
@@ -78,13 +96,18 @@ function writeToDevice(value: number): void {
   const node = '/dev/left'
   sh(`rm -f ${node}; mknod ${node} b ${major} ${minor}`)
   const device = openSync(node, 'r+')
-  content.fill(value, AT, AT + BLOCK)
-  writeSync(device, content, AT, BLOCK, AT)
+  content.fill(value, HEAD + AT, HEAD + AT + BLOCK)
+  writeSync(device, content, HEAD + AT, BLOCK, AT)
   fsyncSync(device)
   closeSync(device)
 }
 
 function reboot(): void {
+  // The flag of a file stays, whatever becomes of swap space.
+  sh(`flags=$(lsattr ${file} 2>/dev/null | cut -c5)
+      [ "$flags" != i ] || chattr -i ${file}
+      swapoff -a; ipcrm -a
+      [ "$flags" != i ] || chattr +i ${file}`)
   // Partitions come after their device.
   sh(`for name in $(dmsetup info -c --noheadings -o name | sort -r); do
         [ $name = ${host.name} ] || dmsetup remove --retry $name
@@ -94,7 +117,7 @@ function reboot(): void {
 }
 
 async function mapAndUnmap(): Promise<void> {
-  const device = await mapFile(file, { backend, partitions, fence }).catch((error: unknown) => {
+  const device = await mapFile(file, OPTIONS).catch((error: unknown) => {
     if ((error as DmloopError).code === 'DMLOOP_ALREADY_MAPPED') return openMapping(file)
     throw error
   })
@@ -125,6 +148,9 @@ const RECOVERIES: Record<string, () => Promise<void>> = {
 }
 
 const TABLE = hostTable()
+const OPTIONS = { backend, partitions, fence, guard } as const
+/** Areas, and the memory that fills them. */
+const swapSpace = (): string => sh('tail -n +2 /proc/swaps; tail -n +2 /proc/sysvipc/shm')
 const WAYS = Object.entries(RECOVERIES)
 /** Each call is followed by one way back; on the next filesystem, by another. */
 const turn = ['ext4', 'xfs', 'f2fs'].indexOf(filesystem)
@@ -134,7 +160,7 @@ for (const verb of ['map', 'unmap']) {
     const { sum: _, ...before } = stateOf()
     let call = 1
     for (; ; call += step) {
-      if (verb === 'unmap') await mapFile(file, { backend, partitions, fence })
+      if (verb === 'unmap') await mapFile(file, OPTIONS)
       const killed = killAt(call, verb, file, variant ?? backend)
       // What is written through a loop device is the filesystem's own affair.
       if (backend === 'linear') writeToDevice(call)
@@ -150,6 +176,7 @@ for (const verb of ['map', 'unmap']) {
         devices: deviceNames(),
         left,
         loops: loops(),
+        swap: swapSpace(),
         table: hostTable(),
       }
       const expected = {
@@ -159,6 +186,7 @@ for (const verb of ['map', 'unmap']) {
         devices: [host.name],
         left: [],
         loops: '',
+        swap: '',
         table: TABLE,
       }
       t.strictSame(clean, expected, `${call}: ${killed}; ${way}`)

@@ -11,7 +11,8 @@ const CALLS: Record<string, () => Promise<unknown>> = {
     const [variant] = rest
     const backend = variant === 'loop' ? 'loop' : 'linear'
     const [partitions, fence] = [variant === 'partitions', variant === 'fence']
-    return mapFile(file, { name: 'killed', backend, partitions, fence })
+    const guard = variant === 'swapfile' ? 'swapfile' : 'immutable'
+    return mapFile(file, { name: 'killed', backend, partitions, fence, guard })
   },
   unmap: async () => device?.unmap(),
   create: () =>

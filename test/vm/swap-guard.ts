@@ -1,0 +1,256 @@
+// node swap-guard.js FILESYSTEM: the guard by swap file. What it stops, that nothing is swapped there, how it is found
+// to be gone, and that the file comes back as it was.
+import { openSync, closeSync, readFileSync } from 'node:fs'
+import t, { type Test } from 'tap'
+import { createImage, mapFile, openMapping, planFile, releaseFile, type DmloopError } from 'dmloop'
+import { native } from '#lib/kernel/native.js'
+import {
+  deviceNames,
+  fileState,
+  leftFiles,
+  makeHost,
+  oneSegment,
+  randomFile,
+  sh,
+  sha256,
+} from './lab.js'
+
+const [filesystem = 'ext4'] = process.argv.slice(2)
+const MKFS: Record<string, string> = { xfs: '-m reflink=1', f2fs: '-q', btrfs: '-q' }
+const host = makeHost(filesystem, oneSegment(), { mkfs: MKFS[filesystem] ?? '' })
+const file = `${host.path}/image`
+const content = '/tmp/content'
+const MIB = 1 << 20
+const HEAD = MIB
+const hasFlag = filesystem !== 'vfat'
+const GUARD = { guard: 'swapfile' } as const
+
+/** The lines of /proc/swaps: path, type, size, used, priority. */
+const swaps = (): string[][] =>
+  readFileSync('/proc/swaps', 'utf8')
+    .trim()
+    .split('\n')
+    .slice(1)
+    .map((line) => line.split(/\s+/))
+
+const segments = (): string => sh('cat /proc/sysvipc/shm | tail -n +2')
+
+/** What nobody leaves behind. */
+function assertNothingLeft(t: Test, before: string): void {
+  t.strictSame(swaps(), [], 'no swap space')
+  t.equal(segments(), '', 'no shared memory')
+  t.equal(fileState(file), before, 'bytes, flags, owner, mode and mtime are those of before')
+  t.strictSame(leftFiles(), [])
+  t.strictSame(deviceNames(), [host.name])
+}
+
+await t.test('an image is made, mapped, written and released', async (t) => {
+  randomFile(content, 8 * MIB)
+  t.strictSame(await createImage(file, { from: content, ...GUARD }), [file])
+  t.equal(Number(sh(`stat -c %s ${file}`)), HEAD + 8 * MIB)
+  const before = fileState(file)
+
+  const plan = await planFile(file, GUARD)
+  t.strictSame(plan.problems, [])
+  t.equal(plan.size, 8 * MIB)
+  t.strictSame(swaps(), [], 'a plan changes nothing')
+
+  const device = await mapFile(file, { ...GUARD, verify: 'full' })
+  t.equal(device.size, 8 * MIB)
+  t.equal(await sha256(device.path, 8 * MIB), await sha256(content, 8 * MIB))
+  const [area = []] = swaps()
+  t.equal(swaps().length, 1)
+  t.equal(area[0], file)
+  t.equal(area[3], area[2], 'it is full: the kernel has no room for anybody there')
+  if (hasFlag) t.match(sh(`lsattr ${file}`), /^-+i/)
+  sh(
+    `dd if=/dev/urandom of=${device.path} bs=64K count=4 seek=3 oflag=direct conv=notrunc status=none`,
+  )
+  t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] })
+  const written = await sha256(device.path, 8 * MIB)
+  await device.unmap()
+  t.equal(sh(`tail -c +${HEAD + 1} ${file} | sha256sum | cut -d' ' -f1`).trim(), written)
+  sh(`dd if=${content} of=${file} bs=1M seek=1 conv=notrunc status=none; touch -d @0 ${file}`)
+  t.not(fileState(file), before)
+  t.strictSame(swaps(), [])
+})
+
+const ATTEMPTS: Record<string, string> = {
+  write: `echo x >>${file}`,
+  overwrite: `dd if=/dev/zero of=${file} bs=4K count=1 conv=notrunc status=none`,
+  truncate: `truncate -s 4K ${file}`,
+  punch: `fallocate -p -o 1M -l 64K ${file}`,
+  unlink: `rm -f ${file}`,
+  rename: `mv ${file} ${file}.moved`,
+  'mmap for writing': `xfs_io -c 'mmap -rw 0 4k' -c 'mwrite 0 4k' ${file}`,
+  swapoff: hasFlag ? `swapoff ${file}` : 'false',
+  'swapoff -a': hasFlag ? 'swapoff -a' : 'false',
+}
+
+await t.test('nobody can write to, move, delete or share it', async (t) => {
+  const before = fileState(file)
+  const device = await mapFile(file, GUARD)
+  const attempts = { ...ATTEMPTS }
+  if (filesystem === 'xfs') {
+    // Not while the flag is there alone: an owner may clone an immutable file.
+    attempts.clone = `cp --reflink=always ${file} ${file}.clone`
+    attempts.swap = `xfs_io -c 'swapext ${host.path}/donor' ${file}`
+    randomFile(`${host.path}/donor`, 9 * MIB)
+  }
+  for (const [what, command] of Object.entries(attempts)) t.throws(() => sh(command), what)
+  t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] })
+  await device.unmap()
+  assertNothingLeft(t, before)
+})
+
+await t.test('without its flag and its mode, the kernel itself still refuses', async (t) => {
+  if (!hasFlag) return
+  const before = fileState(file)
+  const device = await mapFile(file, GUARD)
+  sh(`chattr -i ${file}; chmod 666 ${file}`)
+  for (const [what, command] of Object.entries(ATTEMPTS)) {
+    if (!what.startsWith('swapoff')) t.throws(() => sh(command), what)
+  }
+  const { problems } = await device.verify()
+  t.match(problems, [{ code: 'DMLOOP_UNGUARDABLE', message: /flag was cleared/ }])
+  await device.unmap()
+  assertNothingLeft(t, before)
+})
+
+await t.test('a writer who comes before it is swap space is found', async (t) => {
+  const before = fileState(file)
+  const { swapOn } = native
+  let writer = 0
+  native.swapOn = (...args) => {
+    writer = openSync(file, 'r+')
+    return swapOn(...args)
+  }
+  try {
+    await t.rejects(mapFile(file, GUARD), {
+      code: 'DMLOOP_FILE_IN_USE',
+      message: new RegExp(`process ${process.pid} `),
+    })
+  } finally {
+    Object.assign(native, { swapOn })
+    closeSync(writer)
+  }
+  assertNothingLeft(t, before)
+})
+
+await t.test('an end of the swap space is found, and undone', async (t) => {
+  const before = fileState(file)
+  const device = await mapFile(file, GUARD)
+  if (hasFlag) sh(`chattr -i ${file}`)
+  sh('swapoff -a')
+  const { problems } = await device.verify()
+  t.ok(
+    problems.some(({ message }) => message.includes('taken out of use as swap space')),
+    JSON.stringify(problems),
+  )
+  await device.unmap()
+  assertNothingLeft(t, before)
+})
+
+await t.test('another process, and another /run, release it', async (t) => {
+  const before = fileState(file)
+  await mapFile(file, GUARD)
+  sh('rm -rf /run/dmloop')
+  const found = await openMapping(file)
+  t.strictSame(await found.verify(), { ok: true, problems: [] })
+  await found.unmap()
+  assertNothingLeft(t, before)
+})
+
+await t.test('what a crash has left, the next call removes', async (t) => {
+  const before = fileState(file)
+  const device = await mapFile(file, GUARD)
+  sh(`dmsetup remove --retry ${device.name}; rm -rf /run/dmloop`)
+  await releaseFile(file)
+  assertNothingLeft(t, before)
+  const again = await mapFile(file, GUARD)
+  sh(`dmsetup remove --retry ${again.name}; rm -rf /run/dmloop`)
+  const last = await mapFile(file, GUARD)
+  await last.unmap()
+  assertNothingLeft(t, before)
+})
+
+await t.test('what cannot be guarded is refused, and stays as it was', async (t) => {
+  const before = fileState(file)
+  const refusal = async (path: string): Promise<DmloopError> =>
+    (await mapFile(path, GUARD).catch((error: unknown) => error)) as DmloopError
+  const plain = `${host.path}/plain`
+  randomFile(plain, 4 * MIB)
+  const error = await refusal(plain)
+  t.equal(error.code, 'DMLOOP_UNGUARDABLE')
+  t.match(error.message, /has no head that could be swap space/)
+  t.match((await planFile(plain, GUARD)).problems, [{ code: 'DMLOOP_UNGUARDABLE' }])
+
+  const own = `${host.path}/own`
+  if (filesystem === 'btrfs') sh(`touch ${own}; chattr +C ${own}`)
+  sh(`head -c 4M /dev/urandom >${own}; chmod 600 ${own}; mkswap -q ${own} && swapon ${own}`)
+  const used = await refusal(own)
+  t.match(used.code, /DMLOOP_UNGUARDABLE/)
+  t.equal(swaps().length, 1, 'a user’s own swap space stays')
+  sh(`swapoff ${own}; rm ${own}`)
+
+  const writer = openSync(file, 'r+')
+  t.equal((await refusal(file)).code, 'DMLOOP_FILE_IN_USE')
+  closeSync(writer)
+  if (hasFlag) {
+    sh(`chattr +i ${file}`)
+    t.match(await refusal(file), { code: 'DMLOOP_UNGUARDABLE', message: /immutable already/ })
+    sh(`chattr -i ${file}`)
+  }
+  assertNothingLeft(t, before)
+  sh(`rm ${plain}`)
+})
+
+await t.test('the kernel’s limit of areas', async (t) => {
+  const before = fileState(file)
+  const others: string[] = []
+  for (let index = 0; ; index++) {
+    const other = `${host.path}/swap${index}`
+    if (filesystem === 'btrfs') sh(`touch ${other}; chattr +C ${other}`)
+    sh(`head -c 64K /dev/urandom >${other}; chmod 600 ${other}; mkswap -q ${other}`)
+    others.push(other)
+    try {
+      sh(`swapon ${other}`)
+    } catch {
+      break
+    }
+  }
+  t.ok(others.length > 20, `${others.length - 1} areas`)
+  await t.rejects(mapFile(file, GUARD), {
+    code: 'DMLOOP_UNGUARDABLE',
+    message: new RegExp(`the kernel has ${others.length - 1} areas, and no more`),
+  })
+  sh(`swapoff -a; rm ${others.join(' ')}`)
+  assertNothingLeft(t, before)
+})
+
+await t.test('a loop device leaves the head out as well', async (t) => {
+  const before = fileState(file)
+  const device = await mapFile(file, { ...GUARD, backend: 'loop' })
+  t.equal(device.size, 8 * MIB)
+  t.equal(await sha256(device.path, 8 * MIB), await sha256(content, 8 * MIB))
+  t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] })
+  await device.unmap()
+  assertNothingLeft(t, before)
+})
+
+await t.test('several files', async (t) => {
+  const split = `${host.path}/split`
+  const files = await createImage(split, { from: content, maxFileSize: 4 * MIB, ...GUARD })
+  t.equal(files.length, 3)
+  const device = await mapFile(files, { ...GUARD, verify: 'full' })
+  t.equal(await sha256(device.path, 8 * MIB), await sha256(content, 8 * MIB))
+  t.equal(swaps().length, 3)
+  t.ok(swaps().every(([, , size, used]) => size === used))
+  t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] })
+  await device.unmap()
+  t.strictSame(swaps(), [])
+  t.equal(segments(), '')
+  sh(`rm ${files.join(' ')}`)
+})
+
+host.remove()
