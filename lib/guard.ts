@@ -253,10 +253,14 @@ async function takeLease(file: BackingFile, exclusive: boolean, why?: string): P
 const endLease = ({ fd, path }: BackingFile, exclusive: boolean): Promise<boolean> =>
   result(native.endLease(fd, exclusive), path)
 
+/** Whether a filesystem moves a file that is not pinned. */
+const needsPin = ({ filesystem }: BackingFile): boolean =>
+  FILESYSTEMS[filesystem.name]?.guards.immutable?.includes('pinned') === true
+
 async function fileInUse(
   file: BackingFile,
   exclusive: boolean,
-  why = ', and whoever has it open can unpin it',
+  why = needsPin(file) ? ', and whoever has it open can unpin it' : '',
 ): Promise<Error> {
   const users = await (exclusive ? openersOf : writersOf)(file)
   const by = users.length === 0 ? '' : ` by ${users.join(', ')}`
@@ -357,13 +361,17 @@ export async function judgeGuard(file: BackingFile, guard: Guard): Promise<Probl
   if (required.includes('swap')) {
     problems.push(...(await judgeSwap(file)))
   }
-  if (missing.includes('pinned')) {
+  if (missing.includes('pinned') || (required.includes('swap') && isUnpinned(file, facts))) {
     problems.push(problem('DMLOOP_NOT_PINNED', { file: path }, 'is no longer pinned'))
   } else if (required.includes('pinned')) {
     problems.push(...(await judgePin(file)))
   }
   return problems
 }
+
+/** Whether f2fs may move a file, which it pins itself while that is swap space. */
+const isUnpinned = (file: BackingFile, facts: FileFacts): boolean =>
+  needsPin(file) && missingProtections(facts, ['pinned']).length > 0
 
 /** Without another writer, a lease on a file that is swap space is refused, and on no other (swapon(2) opens it). */
 async function judgeSwap({ fd, path }: BackingFile): Promise<Problem[]> {

@@ -3,7 +3,7 @@
 import { openSync, closeSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { createImage, mapFile, openMapping, planFile, releaseFile, type DmloopError } from 'dmloop'
-import { native } from '#lib/kernel/native.js'
+import { native, result } from '#lib/kernel/native.js'
 import {
   deviceNames,
   fileState,
@@ -122,7 +122,7 @@ await t.test('a writer who comes before it is swap space is found', async (t) =>
   const { swapOn } = native
   let writer = 0
   native.swapOn = (...args) => {
-    writer = openSync(file, 'r+')
+    if (writer === 0) writer = openSync(file, 'r+')
     return swapOn(...args)
   }
   try {
@@ -147,6 +147,19 @@ await t.test('an end of the swap space is found, and undone', async (t) => {
     problems.some(({ message }) => message.includes('taken out of use as swap space')),
     JSON.stringify(problems),
   )
+  await device.unmap()
+  assertNothingLeft(t, before)
+})
+
+await t.test('f2fs: a pin that root takes away is found', async (t) => {
+  if (filesystem !== 'f2fs') return
+  const before = fileState(file)
+  const device = await mapFile(file, GUARD)
+  t.strictSame(await device.verify(), { ok: true, problems: [] })
+  const fd = await result(native.open(file, 0), file)
+  await result(native.setPinned(fd, false), file)
+  await result(native.close(fd), file)
+  t.match((await device.verify()).problems, [{ code: 'DMLOOP_NOT_PINNED' }])
   await device.unmap()
   assertNothingLeft(t, before)
 })
