@@ -28,6 +28,7 @@ namespace {
 // The header (union swap_header, linux/swap.h; mkswap(8)), in the byte order of this machine.
 constexpr size_t kVersion = 1024;
 constexpr size_t kLastPage = 1028;
+constexpr size_t kBadPages = 1032;
 constexpr size_t kUuid = 1036;
 constexpr size_t kUuidSize = 16;
 constexpr size_t kLabel = 1052;
@@ -43,6 +44,12 @@ constexpr uint32_t kPages = 2;
 // Since Linux 5.4.
 constexpr int MADV_PAGEOUT = 21;
 #endif
+
+uint32_t Get(std::span<const std::byte> header, size_t offset) {
+  uint32_t value = 0;
+  std::memcpy(&value, header.data() + offset, sizeof(value));
+  return value;
+}
 
 void Put(std::span<std::byte> header, size_t offset, uint32_t value) {
   std::memcpy(header.data() + offset, &value, sizeof(value));
@@ -114,7 +121,10 @@ Result<std::optional<int>> FindSegment(const std::string& uuid) {
   if (segment < 0) return LastFailure("shmget");
   struct shmid_ds status;
   if (shmctl(segment, IPC_STAT, &status) < 0) return LastFailure("shmctl");
-  if (status.shm_segsz != SegmentSize()) return std::optional<int>();
+  // Another user, who can read the header, may have been first.
+  if (status.shm_segsz != SegmentSize() || status.shm_perm.cuid != geteuid()) {
+    return std::optional<int>();
+  }
   auto pages = Attach(segment);
   if (!pages.ok()) return pages.failure();
   if (!pages.value().Have(TextOf(uuid))) return std::optional<int>();
@@ -164,6 +174,12 @@ Result<std::optional<std::string>> ReadSwapHeader(int fd) {
     return std::optional<std::string>();
   }
   if (LabelOf(header) != kOwnLabel) return std::optional<std::string>();
+  // Whoever has made the file may have written something else there: with more pages, memory would
+  // be written to the image.
+  if (Get(header, kVersion) != 1 || Get(header, kLastPage) != kPages ||
+      Get(header, kBadPages) != 0) {
+    return std::optional<std::string>();
+  }
   std::string uuid;
   for (const std::byte byte : header.subspan(kUuid, kUuidSize)) {
     AppendHex(uuid, std::to_integer<unsigned>(byte));

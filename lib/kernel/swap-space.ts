@@ -95,6 +95,8 @@ async function fill(file: SwapFile, uuid: string): Promise<boolean> {
   const areas = await readAreas()
   const own = await findSwapArea(file.facts, areas)
   if (!own) throw unguardable(file, 'is swap space that /proc/swaps does not list')
+  // The header was changed since it was read: whoever can write to the file may have done that.
+  if (own.size * 1024 >= SWAP_HEAD) throw unguardable(file, NO_HEADER)
   if (own.used > 0) return false
   const others = areas.filter((area) => area !== own && area.used < area.size)
   if (others.some((area) => area.priority >= own.priority)) {

@@ -510,6 +510,13 @@ export const STEPS = [
     run: SWAP,
   },
   {
+    step: 'swap file: that no more than its head is swap space',
+    file: 'kernel/swap-space',
+    from: '  if (own.size * 1024 >= SWAP_HEAD) throw unguardable(file, NO_HEADER)\n',
+    to: '',
+    run: SWAP,
+  },
+  {
     step: 'swap file: who opened it before that',
     file: 'guard',
     from: '    await assertUnused(file, exclusive)\n',

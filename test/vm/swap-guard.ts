@@ -198,6 +198,23 @@ await t.test('what cannot be guarded is refused, and stays as it was', async (t)
   t.match(error.message, /has no head that could be swap space/)
   t.match((await planFile(plain, GUARD)).problems, [{ code: 'DMLOOP_UNGUARDABLE' }])
 
+  // A header that would have memory written to the image.
+  const forged = `${host.path}/forged`
+  await createImage(forged, { size: 4 * MIB, ...GUARD })
+  sh(
+    `printf '\\000\\004' | dd of=${forged} bs=1 seek=1028 conv=notrunc status=none; sync ${forged}`,
+  )
+  t.match((await refusal(forged)).message, /has no head/)
+  const { readSwapHeader } = native
+  native.readSwapHeader = () => Promise.resolve({ value: 'f'.repeat(32) })
+  try {
+    t.match((await refusal(forged)).message, /has no head/, 'changed since it was read')
+  } finally {
+    Object.assign(native, { readSwapHeader })
+  }
+  t.equal(swaps().length, 0)
+  sh(`rm ${forged}`)
+
   const own = `${host.path}/own`
   if (filesystem === 'btrfs') sh(`touch ${own}; chattr +C ${own}`)
   sh(`head -c 4M /dev/urandom >${own}; chmod 600 ${own}; mkswap -q ${own} && swapon ${own}`)
