@@ -3,6 +3,8 @@
 #include <endian.h>
 #include <linux/btrfs.h>
 #include <linux/btrfs_tree.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/vfs.h>
@@ -127,6 +129,17 @@ std::vector<BtrfsDevice> BtrfsDevices(int fd) {
     if (is_listed || listed.size() == 1) devices.push_back({id, *number});
   }
   return devices;
+}
+
+Result<Nothing> SettleExtents(int fd) {
+  if (!IsBtrfs(fd)) return Nothing{};
+  // With this flag it does (btrfs_fiemap, fs/btrfs/inode.c). No extent is asked for.
+  struct fiemap request = {};
+  request.fm_length = FIEMAP_MAX_OFFSET;
+  request.fm_flags = FIEMAP_FLAG_SYNC;
+  Entering("FS_IOC_FIEMAP");
+  if (ioctl(fd, FS_IOC_FIEMAP, &request) < 0) return LastFailure("FS_IOC_FIEMAP");
+  return Nothing{};
 }
 
 Result<std::vector<BtrfsChunk>> BtrfsChunks(int fd) {

@@ -24,6 +24,11 @@ struct BtrfsDevice {
 // device has, another one for each subvolume.
 std::vector<BtrfsDevice> BtrfsDevices(int fd);
 
+// Waits until the extents of an open file say what was written. After fsync(2) the data are on the
+// disk, and the extents may still be unwritten ones for a moment: it does not wait for that
+// (btrfs_sync_file, fs/btrfs/file.c). Does nothing on any other filesystem.
+Result<Nothing> SettleExtents(int fd);
+
 // A chunk of the address space, in bytes.
 struct BtrfsChunk {
   uint64_t start;

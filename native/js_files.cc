@@ -1,3 +1,4 @@
+#include "btrfs.h"
 #include "compare.h"
 #include "file_facts.h"
 #include "files.h"
@@ -371,6 +372,11 @@ Napi::Value PageOutJs(const Napi::CallbackInfo& info) {
       Undefined);
 }
 
+Result<Nothing> SyncAndSettle(int fd) {
+  auto synced = Sync(fd);
+  return synced.ok() ? SettleExtents(fd) : synced;
+}
+
 Napi::Value HasInlineDataJs(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) return Reject(info.Env(), "hasInlineData(device)");
   return PromiseWorker<bool>::Run(
@@ -428,7 +434,7 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "identify", IdentifyJs);
   Add(exports, "probe", ProbeJs);
   Add(exports, "inspect", InspectJs);
-  Add(exports, "sync", FileStepJs<Sync>);
+  Add(exports, "sync", FileStepJs<SyncAndSettle>);
   Add(exports, "hasInlineData", HasInlineDataJs);
   Add(exports, "flushJournal", FileStepJs<FlushJournal>);
   Add(exports, "close", CloseJs);

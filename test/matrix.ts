@@ -82,7 +82,9 @@ const refused = (code: DmloopCode): { writable: Cell; readOnly: Cell } => ({
 })
 const UNSUPPORTED = refused('DMLOOP_UNSUPPORTED_FILESYSTEM')
 
-const MADE_FOR_SWAP = '"$NODE" "$DMLOOP" create --guard=swapfile --size=64K $FILE'
+/** Without the progress that a terminal gets. */
+const MADE_FOR_SWAP =
+  '"$NODE" "$DMLOOP" create --guard=swapfile --size=64K $FILE 2>/tmp/create || { cat /tmp/create >&2; false; }'
 
 /** A file of the host's own, which nobody needs to make. */
 const THERE = 'test -s $FILE'
