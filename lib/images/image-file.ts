@@ -127,7 +127,7 @@ export class ImageFile implements AsyncDisposable {
       })
     }
     if (inPlace !== undefined && this.#head > 0) await result(native.setInPlace(fd, true), path)
-    await tryDirectIo(fd, path)
+    await tryDirectIo(fd, path, this.#filesystem)
   }
 
   /** The logical block size of the filesystem's device, in bytes. */

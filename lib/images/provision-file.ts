@@ -61,7 +61,7 @@ async function provision(request: ProvisionRequest): Promise<void> {
       request.signal?.throwIfAborted()
       await assertExclusive()
     }
-    await tryDirectIo(file.fd, file.path)
+    await tryDirectIo(file.fd, file.path, file.filesystem)
     await mend(file, check, request)
     log('%s is provisioned', file.path)
   })

@@ -423,6 +423,8 @@ export interface KnownFilesystem {
   largestFile?: number
   /** The flag of a file that is written in place; undefined where every file is. */
   inPlace?: number
+  /** Whether what is written there goes through the page cache. */
+  buffered?: boolean
 }
 
 /** Until the file is immutable, only root may open it: swapon(2) needs it to be neither immutable nor leased. */
@@ -456,5 +458,12 @@ export const FILESYSTEMS: Readonly<Record<string, KnownFilesystem | undefined>> 
     largestFile: 4095 * 2 ** 20,
   },
   // Balance, and whoever makes a snapshot, take no notice of an immutable flag; of a swap file they do.
-  btrfs: { addresses: 'CHUNKS', guards: { swapfile: SWAP_FILE }, inPlace: INODE_FLAGS.inPlace },
+  btrfs: {
+    addresses: 'CHUNKS',
+    guards: { swapfile: SWAP_FILE },
+    inPlace: INODE_FLAGS.inPlace,
+    // Of a direct write to allocated space, Linux 6.1 has left as never written what came before memory that was not
+    // there yet: seen with memory that was all zeros.
+    buffered: true,
+  },
 }

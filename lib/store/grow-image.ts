@@ -129,7 +129,7 @@ async function extend(
   metadata: ImageMetadata,
   { size, onProgress, signal, write }: Growth,
 ): Promise<void> {
-  const { fd, path } = file
+  const { fd, path, filesystem } = file
   const added = size - metadata.size
   const start = end + LABEL_SIZE
   const report = limitedProgress(onProgress, added)
@@ -139,7 +139,7 @@ async function extend(
     await explainingErrors(path, result(native.writeZeros(fd, offset, length), path))
   }
   await explainingErrors(path, result(native.allocate(fd, 0, start, added), path))
-  await tryDirectIo(fd, path)
+  await tryDirectIo(fd, path, filesystem)
   for (let done = 0; done < added; done += STEP) {
     const length = Math.min(STEP, added - done)
     await zeros(start + done, length)

@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { closeSync, existsSync, openSync, readSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { createImage, mapFile, planFile, type Extent, type MappedDevice } from 'dmloop'
 import { native, result } from '#lib/kernel/native.js'
@@ -150,6 +151,19 @@ await t.test('what cannot be mapped, and why', async (t) => {
     sh(`umount /tmp/other; dmsetup remove first; losetup -d /dev/loop7; rm ${host.path}/second`)
   }
   await nothingLeft(t)
+})
+
+await t.test('an image of a process that has just started is written, too', async (t) => {
+  const command = fileURLToPath(new URL('../../../dist/cli/dmloop.js', import.meta.url))
+  const file = `${host.path}/image`
+  randomFile('/tmp/content', 3 * MIB)
+  for (let round = 0; round < 6; round++) {
+    const content = round % 2 === 0 ? '--size=4M' : '--from=/tmp/content'
+    sh(`"${process.execPath}" "${command}" create --overwrite --guard=swapfile ${content} ${file}`)
+    t.strictSame((await planFile(file, GUARD)).problems, [])
+    t.notMatch(sh(`filefrag -v ${file}`), /unwritten/)
+  }
+  sh(`rm ${file}`)
 })
 
 await t.test('subvolumes', async (t) => {
