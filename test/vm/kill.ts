@@ -1,6 +1,6 @@
 // node kill.js FILESYSTEM [loop | partitions | fence | swapfile] [all]: SIGKILL between any two system calls of mapFile
 // and of unmap that change something; of a loop device at every second of them, on other filesystems than ext4 at every
-// third, with partitions, a fence or swap space at every fourth, or all.
+// third, with partitions or a fence at every fourth, as swap space at every tenth, or all.
 // Whatever is left, the next call finds it, and completes or undoes it: also after a reboot, which keeps neither
 // devices nor /run nor caches, and also when the device was written to meanwhile.
 import { createHash } from 'node:crypto'
