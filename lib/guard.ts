@@ -3,7 +3,7 @@ import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError, problem, type Problem } from './kernel/errors.js'
 import { native, result, type FileFacts } from './kernel/native.js'
 import { FILESYSTEMS, type Guard, type Protection } from './kernel/policy.js'
-import { disableSwap, enableSwap, isOwnSwap } from './kernel/swap-space.js'
+import { disableSwap, enableSwap, isOwnSwap, readSwapHeader } from './kernel/swap-space.js'
 import { readText } from './kernel/sysfs.js'
 import { NO_WAIT, poll } from './kernel/wait.js'
 import { openersOf, writersOf } from './kernel/writers.js'
@@ -303,6 +303,13 @@ const isSwapUnmarked = ({ filesystem }: BackingFile): boolean => {
   const required = FILESYSTEMS[filesystem.name]?.guards.swapfile ?? []
   return required.length > 0 && !needsMark(required)
 }
+
+/**
+ * Whether a file without a mark may have been guarded: a process that was killed as it ended the swap space has left the
+ * memory that filled it.
+ */
+export const mayHaveBeenGuarded = async (file: BackingFile): Promise<boolean> =>
+  isSwapUnmarked(file) && (await readSwapHeader(file)) !== undefined
 
 /** Whether a file is guarded without a mark: swap space by `acquireGuard`. */
 export const isGuardedUnmarked = async (file: BackingFile): Promise<boolean> =>

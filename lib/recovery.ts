@@ -15,7 +15,7 @@ import { nodePath, sweepCookies } from './kernel/udev.js'
 import { DEFAULT_WAIT, NO_WAIT, type WaitLimit } from './kernel/wait.js'
 import { settleFences } from './fence.js'
 import { FileLock, openLocked, type LockedFiles } from './file-lock.js'
-import { isGuardedUnmarked, readMark, releaseUnmapped } from './guard.js'
+import { mayHaveBeenGuarded, readMark, releaseUnmapped } from './guard.js'
 import { mayBeStoredOn } from './locate.js'
 import { partsOf } from './loop-device.js'
 import { isRecordOf, MappedFiles, reconstructRecord } from './mapped-files.js'
@@ -50,7 +50,7 @@ export async function recoverFiles({ files, lock }: LockedFiles, limit: WaitLimi
     if (record) await finishRecord(file, record)
     const mark = await readMark(file)
     if (mark) await releaseLeftGuard(file, mark)
-    else if (await isGuardedUnmarked(file)) await releaseUnmapped(file)
+    else if (await mayHaveBeenGuarded(file)) await releaseUnmapped(file)
     // Cached pages may be older than the writes of a device whose file has no mark.
     else if (record?.backend === 'linear') await dropStalePages(file)
   }
