@@ -165,7 +165,9 @@ for (const verb of ['map', 'unmap']) {
       const killed = killAt(call, verb, file, variant ?? backend)
       // What is written through a loop device is the filesystem's own affair.
       if (backend === 'linear') writeToDevice(call)
-      const [way, recover] = WAYS[(call + turn) % WAYS.length] as (typeof WAYS)[number]
+      const [way, recover] = WAYS[
+        (Math.ceil(call / step) + turn) % WAYS.length
+      ] as (typeof WAYS)[number]
       await recover()
       const { sum, ...found } = stateOf()
       // The lock on a wrapper is an empty file, which the next to take it removes.
