@@ -3,7 +3,7 @@ import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError, problem, type Problem } from './kernel/errors.js'
 import { native, result, type FileFacts } from './kernel/native.js'
 import { FILESYSTEMS, type Guard, type Protection } from './kernel/policy.js'
-import { disableSwap, enableSwap, isOwnSwap, readSwapHeader } from './kernel/swap-space.js'
+import { disableSwap, enableSwap, readSwapHeader } from './kernel/swap-space.js'
 import { readText } from './kernel/sysfs.js'
 import { NO_WAIT, poll } from './kernel/wait.js'
 import { openersOf, writersOf } from './kernel/writers.js'
@@ -11,7 +11,13 @@ import { dropStalePages } from './page-cache.js'
 import type { BackingFile } from './plan/backing-file.js'
 import { formatMark, ownMark, type Mark } from './plan/mark.js'
 import { assertNotInTables } from './plan/overlap.js'
-import { missingProtections, needsMark, OTHERS, requiredProtections } from './plan/protections.js'
+import {
+  missingProtections,
+  needsMark,
+  needsPin,
+  OTHERS,
+  requiredProtections,
+} from './plan/protections.js'
 import {
   idmappedMount,
   judgeGuardable,
@@ -253,10 +259,6 @@ async function takeLease(file: BackingFile, exclusive: boolean, why?: string): P
 const endLease = ({ fd, path }: BackingFile, exclusive: boolean): Promise<boolean> =>
   result(native.endLease(fd, exclusive), path)
 
-/** Whether a filesystem moves a file that is not pinned. */
-const needsPin = ({ filesystem }: BackingFile): boolean =>
-  FILESYSTEMS[filesystem.name]?.guards.immutable?.includes('pinned') === true
-
 async function fileInUse(
   file: BackingFile,
   exclusive: boolean,
@@ -311,9 +313,9 @@ const isSwapUnmarked = ({ filesystem }: BackingFile): boolean => {
 export const mayHaveBeenGuarded = async (file: BackingFile): Promise<boolean> =>
   isSwapUnmarked(file) && (await readSwapHeader(file)) !== undefined
 
-/** Whether a file is guarded without a mark: swap space by `acquireGuard`. */
+/** Whether a file is guarded without a mark: swap space by `acquireGuard`, as far as its path tells this process. */
 export const isGuardedUnmarked = async (file: BackingFile): Promise<boolean> =>
-  isSwapUnmarked(file) && (await isOwnSwap(file))
+  file.uses.swap && (await mayHaveBeenGuarded(file))
 
 /** Releases a guard that was kept for an image store. */
 export async function releaseKept(file: BackingFile): Promise<void> {

@@ -4,11 +4,11 @@ import debug from 'debug'
 import { DmloopError, isSystemError } from './kernel/errors.js'
 import { readFilesystemIds, type FilesystemIds } from './kernel/filesystems.js'
 import { native, result } from './kernel/native.js'
-import { FILESYSTEMS, type DmloopCode } from './kernel/policy.js'
+import type { DmloopCode } from './kernel/policy.js'
 import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, mapperUuid, mountsOf } from './kernel/sysfs.js'
 import { NO_WAIT, type WaitLimit } from './kernel/wait.js'
-import { BackingFile } from './plan/backing-file.js'
+import { BackingFile, hasHandles } from './plan/backing-file.js'
 import { ownMark } from './plan/mark.js'
 import { parseIdentity } from './plan/names.js'
 import { compareStorage, hasBlocks } from './plan/overlap.js'
@@ -180,11 +180,6 @@ async function openNamed(
     if (found instanceof BackingFile) return found
     throw error
   }
-}
-
-const hasHandles = (filesystem: string): boolean => {
-  const known = FILESYSTEMS[filesystem]
-  return known !== undefined && known.addresses !== 'FIBMAP'
 }
 
 /** The devices of all other mounted filesystems whose files have such handles. */

@@ -10,7 +10,6 @@
 #include <sys/vfs.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -43,26 +42,10 @@ std::optional<struct btrfs_ioctl_fs_info_args> InfoOf(int fd) {
   return info;
 }
 
-// "254:3"
-std::optional<DeviceNumber> ParseNumber(std::string_view text) {
-  DeviceNumber device;
-  const char* const end = text.data() + text.size();
-  const auto major = std::from_chars(text.data(), end, device.major);
-  if (major.ec != std::errc{} || major.ptr == end || *major.ptr != ':') return std::nullopt;
-  const auto minor = std::from_chars(major.ptr + 1, end, device.minor);
-  return minor.ec == std::errc{} ? std::optional(device) : std::nullopt;
-}
-
 // As the kernel names folders after it.
 std::string Dashed(std::string_view hex) {
   std::string text(hex);
   for (const size_t place : {8, 13, 18, 23}) text.insert(place, 1, '-');
-  return text;
-}
-
-std::string HexOf(std::span<const uint8_t> bytes) {
-  std::string text;
-  for (const uint8_t byte : bytes) AppendHex(text, byte);
   return text;
 }
 
@@ -73,7 +56,10 @@ std::vector<DeviceNumber> ListedDevices(const std::string& uuid) {
   for (const std::string& name : NamesIn(folder)) {
     auto text = ReadText(folder + name + "/dev");
     if (!text.ok() || !text.value()) continue;
-    if (const auto number = ParseNumber(*text.value())) numbers.push_back(*number);
+    const std::string_view line = *text.value();
+    if (const auto number = ParseDeviceNumber(line.substr(0, line.find('\n')))) {
+      numbers.push_back(*number);
+    }
   }
   return numbers;
 }
@@ -109,13 +95,13 @@ std::optional<BtrfsChunk> ParseChunk(uint64_t start, uint64_t device, const std:
 
 std::optional<std::string> BtrfsUuid(int fd) {
   const auto info = InfoOf(fd);
-  return info ? std::optional(HexOf(info->fsid)) : std::nullopt;
+  return info ? std::optional(HexOf(std::as_bytes(std::span(info->fsid)))) : std::nullopt;
 }
 
 std::vector<BtrfsDevice> BtrfsDevices(int fd) {
   const auto info = InfoOf(fd);
   if (!info) return {};
-  const auto listed = ListedDevices(HexOf(info->fsid));
+  const auto listed = ListedDevices(HexOf(std::as_bytes(std::span(info->fsid))));
   std::vector<BtrfsDevice> devices;
   for (uint64_t id = 1; id <= info->max_id; id++) {
     struct btrfs_ioctl_dev_info_args device = {};

@@ -13,6 +13,7 @@ namespace dmloop {
 
 // The UUID of the btrfs that an open file or directory is on; nothing on any other filesystem.
 std::optional<std::string> BtrfsUuid(int fd);
+
 // A device of a btrfs.
 struct BtrfsDevice {
   uint64_t id;

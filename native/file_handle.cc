@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstddef>
 #include <cstring>
+#include <span>
 #include <string_view>
 
 #include "hex.h"
@@ -71,10 +72,8 @@ Result<std::optional<std::string>> GetHandle(int fd) {
   }
   std::string text;
   AppendHex(text, static_cast<unsigned>(buffer.handle.handle_type));
-  const std::byte* const bytes = buffer.room.data() + offsetof(struct file_handle, f_handle);
-  for (unsigned i = 0; i < buffer.handle.handle_bytes; i++) {
-    AppendHex(text, std::to_integer<unsigned>(bytes[i]));
-  }
+  const std::span room(buffer.room);
+  text += HexOf(room.subspan(offsetof(struct file_handle, f_handle), buffer.handle.handle_bytes));
   return std::optional(std::move(text));
 }
 

@@ -41,11 +41,7 @@ struct AnyUuid {
 };
 constexpr unsigned long kGetUuid = _IOR(0x15, 0, AnyUuid);
 
-std::string Hex(std::span<const uint8_t> bytes) {
-  std::string text;
-  for (const uint8_t byte : bytes) AppendHex(text, byte);
-  return text;
-}
+std::string TextOf(const Uuid& uuid) { return HexOf(std::as_bytes(std::span(uuid))); }
 
 }  // namespace
 
@@ -53,13 +49,13 @@ std::optional<std::string> UuidOf(int fd) {
   if (auto btrfs = BtrfsUuid(fd)) return btrfs;
   XfsGeometry xfs = {};
   Entering("XFS_IOC_FSGEOMETRY");
-  if (ioctl(fd, kXfsGeometry, &xfs) == 0) return Hex(xfs.uuid);
+  if (ioctl(fd, kXfsGeometry, &xfs) == 0) return TextOf(xfs.uuid);
   Ext4Uuid ext4 = {sizeof(Uuid), 0, {}};
   Entering("EXT4_IOC_GETFSUUID");
-  if (ioctl(fd, kExt4GetUuid, &ext4) == 0) return Hex(ext4.uuid);
+  if (ioctl(fd, kExt4GetUuid, &ext4) == 0) return TextOf(ext4.uuid);
   AnyUuid any = {};
   Entering("FS_IOC_GETFSUUID");
-  if (ioctl(fd, kGetUuid, &any) == 0 && any.length == sizeof(Uuid)) return Hex(any.uuid);
+  if (ioctl(fd, kGetUuid, &any) == 0 && any.length == sizeof(Uuid)) return TextOf(any.uuid);
   return std::nullopt;
 }
 

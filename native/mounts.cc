@@ -59,11 +59,9 @@ std::optional<Mount> ParseMount(std::string_view line, const std::string& root) 
   const auto dash = std::find(words.begin(), words.end(), "-");
   if (words.size() < 7 || dash == words.end() || dash + 1 == words.end()) return std::nullopt;
   Mount mount;
-  const std::string_view number = words[2];
-  const char* const end = number.data() + number.size();
-  const auto major = std::from_chars(number.data(), end, mount.number.major);
-  if (major.ec != std::errc{} || major.ptr == end) return std::nullopt;
-  if (std::from_chars(major.ptr + 1, end, mount.number.minor).ptr != end) return std::nullopt;
+  const auto number = ParseDeviceNumber(words[2]);
+  if (!number) return std::nullopt;
+  mount.number = *number;
   mount.place = root + Unescaped(words[4]);
   mount.read_only = HasOption(words[5], "ro");
   mount.idmapped = HasOption(words[5], "idmapped");

@@ -30,10 +30,6 @@ uint64_t NumberOr(const std::optional<std::string>& text, uint64_t otherwise) {
   return number;
 }
 
-std::string TextOf(DeviceNumber number) {
-  return std::to_string(number.major) + ":" + std::to_string(number.minor);
-}
-
 // The lines whose third word is a device (proc_pid_mountinfo(5)).
 std::string MountsOf(std::string_view mountinfo, std::string_view device) {
   std::string lines;

@@ -180,11 +180,7 @@ Result<std::optional<std::string>> ReadSwapHeader(int fd) {
       Get(header, kBadPages) != 0) {
     return std::optional<std::string>();
   }
-  std::string uuid;
-  for (const std::byte byte : header.subspan(kUuid, kUuidSize)) {
-    AppendHex(uuid, std::to_integer<unsigned>(byte));
-  }
-  return std::optional(std::move(uuid));
+  return std::optional(HexOf(header.subspan(kUuid, kUuidSize)));
 }
 
 Result<Nothing> SwapOn(int fd) {

@@ -1,6 +1,9 @@
 // What the decoders of compressed formats have in common.
 
-/** The next piece of what is to be unpacked, not empty; undefined: that was all. It is valid until the next but one is asked for. */
+/**
+ * The next piece of what is to be unpacked, not empty; undefined: that was all. It is valid until the next but one is
+ * asked for.
+ */
 export type Input = () => Promise<Uint8Array | undefined>
 
 /** Yields what is unpacked; each piece is valid until the next one is asked for. */

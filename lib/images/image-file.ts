@@ -8,6 +8,7 @@ import { filesystemOf, type Filesystem } from '../kernel/filesystems.js'
 import { FALLOCATE, native, result, type FileProbe, type WriteBuffer } from '../kernel/native.js'
 import { identify } from '../kernel/path.js'
 import { FILESYSTEMS } from '../kernel/policy.js'
+import { needsPin } from '../plan/protections.js'
 import { tryDirectIo } from './direct-io.js'
 import { explainingErrors, explainWriteError } from './write-errors.js'
 
@@ -120,8 +121,8 @@ export class ImageFile implements AsyncDisposable {
   async #prepare(): Promise<void> {
     const { fd } = this
     const path = this.#path
-    const { guards, inPlace } = FILESYSTEMS[this.#filesystem.name] ?? {}
-    if (guards?.immutable?.includes('pinned') === true) {
+    const { inPlace } = FILESYSTEMS[this.#filesystem.name] ?? {}
+    if (needsPin({ filesystem: this.#filesystem })) {
       await result(native.setPinned(fd, true), path).catch((error: unknown) => {
         log('%s: not pinned: %o', path, error)
       })

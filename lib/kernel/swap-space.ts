@@ -109,11 +109,6 @@ async function fill(file: SwapFile, uuid: string): Promise<boolean> {
   return full !== undefined && full.used === full.size
 }
 
-/** Whether a file is swap space by `enableSwap`, as far as this process can tell by its path. */
-export async function isOwnSwap(file: SwapFile & { uses: { swap: boolean } }): Promise<boolean> {
-  return file.uses.swap && (await readSwapHeader(file)) !== undefined
-}
-
 /**
  * Ends it, whoever has made the file swap space, if it has the header of createImage. A file that is none stays as it
  * is. It must not be immutable.

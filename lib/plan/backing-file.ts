@@ -249,6 +249,12 @@ async function examine(fd: number, path: string, probe: FileProbe): Promise<File
   return { probe, filesystem, identity, uses: await usesOf(probe) }
 }
 
+/** Whether the files of a known filesystem have handles that last. */
+export const hasHandles = (name: string): boolean => {
+  const known = FILESYSTEMS[name]
+  return known !== undefined && known.addresses !== 'FIBMAP'
+}
+
 /**
  * What identifies a file within its filesystem: its handle. But vfat has no inodes on the disk and invents
  * numbers whenever it reads a directory entry again (iunique() in fs/fat/inode.c): there a file is identified
@@ -262,7 +268,7 @@ async function localIdentity(
   filesystem: Filesystem,
 ): Promise<string> {
   const known = FILESYSTEMS[filesystem.name]?.addresses
-  if (known !== undefined && known !== 'FIBMAP' && handle !== undefined) return `h${handle}`
+  if (hasHandles(filesystem.name) && handle !== undefined) return `h${handle}`
   if (known !== 'FIBMAP' || size === 0) return `i${inode}`
   try {
     const walk = native.walkExtents(fd, addressCallOf(filesystem), 0, 1, 1)

@@ -32,3 +32,7 @@ export const missingProtections = (
 /** Whether a guard notes what it changes in the file's mark. That a file is swap space a reboot ends by itself. */
 export const needsMark = (required: readonly Protection[]): boolean =>
   required.some((each) => each !== 'swap')
+
+/** Whether a filesystem moves a file that is not pinned. */
+export const needsPin = ({ filesystem }: Pick<BackingFile, 'filesystem'>): boolean =>
+  FILESYSTEMS[filesystem.name]?.guards.immutable?.includes('pinned') === true

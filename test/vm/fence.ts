@@ -209,13 +209,8 @@ await check('a thousand segments, while the filesystem is at work', async (t) =>
       ...['--name=load', `--filename=${HOST}/load`, '--size=16M', '--rw=randrw', '--bs=4k'],
       ...['--direct=0', '--fsync=16', '--verify=crc32c', '--verify_fatal=1', '--ioengine=psync'],
       // fio looks at all devices in /sys for its figures, and complains of those that come and go.
-      ...[
-        '--disk_util=0',
-        '--time_based',
-        '--verify_state_save=0',
-        `--runtime=${scaled(10, 10)}`,
-        '--minimal',
-      ],
+      '--disk_util=0',
+      ...['--time_based', '--verify_state_save=0', `--runtime=${scaled(10, 10)}`, '--minimal'],
     ],
     { stdio: ['ignore', 'ignore', 'pipe'] },
   )

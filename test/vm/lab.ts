@@ -150,10 +150,10 @@ export function randomFile(path: string, bytes: number): void {
   sh(`head -c ${bytes} /dev/urandom >${path} && sync ${path}`)
 }
 
-/** The SHA-256 of the first bytes of a file or device. */
-export async function sha256(path: string, bytes: number): Promise<string> {
+/** The SHA-256 of some bytes of a file or device, by default the first ones. */
+export async function sha256(path: string, bytes: number, start = 0): Promise<string> {
   const hash = createHash('sha256')
-  const stream = createReadStream(path, { end: bytes - 1, highWaterMark: 1 << 20 })
+  const stream = createReadStream(path, { start, end: start + bytes - 1, highWaterMark: 1 << 20 })
   for await (const chunk of stream as AsyncIterable<Buffer>) hash.update(chunk)
   return hash.digest('hex')
 }
