@@ -3,6 +3,7 @@
 // which load wherever Node 20's own do: from glibc 2.28 on, and beside GCC 8's libstdc++.
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -68,7 +69,8 @@ OURS int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mute
   return pthread_cond_timedwait(condition, mutex, &until);
 }
 
-// They moved to another library in 2.34, and with it to that version; the first one is there too.
+// They moved to another library in 2.34, one of them in 2.32, and with it to that version; the
+// first one is there too.
 #ifdef __aarch64__
 #define FIRST_VERSION(name, version) __asm__(".symver first_" name "," name "@GLIBC_2.17")
 #else
@@ -78,11 +80,13 @@ OURS int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mute
 FIRST_VERSION("pthread_create", "2.2.5");
 FIRST_VERSION("pthread_attr_setstacksize", "2.2.5");
 FIRST_VERSION("pthread_setname_np", "2.12");
+FIRST_VERSION("pthread_sigmask", "2.2.5");
 
 extern "C" int first_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*),
                                     void*) noexcept;
 extern "C" int first_pthread_attr_setstacksize(pthread_attr_t*, size_t) noexcept;
 extern "C" int first_pthread_setname_np(pthread_t, const char*) noexcept;
+extern "C" int first_pthread_sigmask(int, const sigset_t*, sigset_t*) noexcept;
 
 OURS int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
                         void* argument) noexcept {
@@ -95,6 +99,10 @@ OURS int pthread_attr_setstacksize(pthread_attr_t* attributes, size_t size) noex
 
 OURS int pthread_setname_np(pthread_t thread, const char* name) noexcept {
   return first_pthread_setname_np(thread, name);
+}
+
+OURS int pthread_sigmask(int how, const sigset_t* signals, sigset_t* before) noexcept {
+  return first_pthread_sigmask(how, signals, before);
 }
 
 #endif
