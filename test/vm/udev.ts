@@ -18,9 +18,10 @@ const PEER = fileURLToPath(new URL('peer.js', import.meta.url))
 const peer = async (...args: string[]): Promise<string> =>
   (await promisify(execFile)(process.execPath, [PEER, ...args])).stdout.trim()
 
-/** Starts a process that stays, once it has said something. */
-async function start(command: string, ...args: string[]): Promise<ChildProcess> {
+/** Starts a process that stays, at most as long as the test, once it has said something. */
+async function start(t: Test, command: string, ...args: string[]): Promise<ChildProcess> {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => child.kill('SIGKILL'))
   await new Promise((resolve, reject) => {
     child.stdout.once('data', resolve)
     child.once('exit', () => {
@@ -43,6 +44,8 @@ const clean = (t: Test): void => {
 
 // --- what udev sees of a device ---------------------------------------------------------------------
 
+// udev watches a device only after it has let its maker go on: it can miss that of mkfs.
+sh('udevadm trigger --settle --action=change "/sys/block/$(basename $(readlink /dev/mapper/host))"')
 const uuid = sh('blkid -o value -s UUID /dev/mapper/host').trim()
 
 /** A filesystem that takes itself for the host, in all of a file. */
@@ -64,6 +67,7 @@ function seen({ minor }: MappedDevice): { uuid: string; node: boolean; found: st
 }
 
 const hostNode = basename(readlinkSync('/dev/mapper/host'))
+t.equal(basename(readlinkSync(`/dev/disk/by-uuid/${uuid}`)), hostNode, 'the host’s UUID')
 const UNSEEN = { uuid: hostNode, node: true, found: [] }
 
 const trigger = ({ minor }: MappedDevice, action: string): string =>
@@ -129,8 +133,8 @@ await t.test('wrapDevice with udevScan: false', async (t) => {
 // --- cookies ----------------------------------------------------------------------------------------
 
 await t.test('the cookies of killed processes, and no others', async (t) => {
-  const dead = await start(process.execPath, PEER, 'cookie')
-  const live = await start(process.execPath, PEER, 'cookie')
+  const dead = await start(t, process.execPath, PEER, 'cookie')
+  const live = await start(t, process.execPath, PEER, 'cookie')
   t.equal(leftCookies().length, 2)
   await kill(dead)
   t.equal(leftCookies().length, 2, 'a killed process cannot remove its own')
@@ -230,14 +234,14 @@ await t.test('a killed udevd', async (t) => {
 
   sh('mkdir -m 777 /tmp/nobody')
   for (const [name, command] of Object.entries(FORGED)) {
-    const forger = await start('setpriv', ...NOBODY, ...command)
+    const forger = await start(t, 'setpriv', ...NOBODY, ...command)
     t.match(readFileSync('/proc/net/unix', 'latin1'), '/run/udev/control', name)
     await unhurt(t, name)
     await kill(forger)
   }
   // Where /run is everybody's, as in this guest, or was for a moment.
   sh('mv /run/udev /run/udev.away; chmod 1777 /run')
-  const forger = await start('setpriv', ...NOBODY, ...['perl', '-e', bind('/run/udev/control')])
+  const forger = await start(t, 'setpriv', ...NOBODY, ...['perl', '-e', bind('/run/udev/control')])
   await unhurt(t, 'in its very place')
   await kill(forger)
   sh('rm -r /run/udev; mv /run/udev.away /run/udev')
