@@ -1,12 +1,10 @@
 // node btrfs.js [SECONDS [FILES]]: images on btrfs. Their addresses are read through the chunk tree, and nothing that btrfs does
 // while one is mapped moves or shares a block of it: SECONDS of each under a load.
-import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { once } from 'node:events'
 import { closeSync, existsSync, openSync, readSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { createImage, mapFile, planFile, type Extent, type MappedDevice } from 'dmloop'
+import { createImage, mapFile, planFile, type Extent } from 'dmloop'
 import { native, result } from '#lib/kernel/native.js'
 import {
   below,
@@ -20,12 +18,14 @@ import {
   sh,
   sha256,
 } from './lab.js'
+import { underLoad } from './load.js'
 import { roundTrip } from './round-trip.js'
 
 const [seconds = String(scaled(2, 1)), files = String(scaled(10, 4))] = process.argv.slice(2)
 const MIB = 1 << 20
 const GUARD = { guard: 'swapfile' } as const
 const OK = { ok: true, problems: [] }
+const SECONDS = Number(seconds)
 const FILES = Number(files)
 const host = makeHost('btrfs', oneSegment(), { mkfs: '-q' })
 const DISK = `/dev/mapper/${host.name}`
@@ -238,28 +238,6 @@ await t.test('what is equal is not made one', async (t) => {
   nothingLeft(t)
 })
 
-/** fio writes to the device, and compares what it reads with what it has written. */
-function startLoad(device: MappedDevice): { stop: () => Promise<string> } {
-  const fio = spawn(
-    'fio',
-    [
-      ...['--name=load', `--filename=${device.path}`, '--rw=randrw', '--bs=4k-64k', '--direct=1'],
-      ...['--verify=crc32c', '--verify_fatal=1', '--ioengine=psync', '--time_based'],
-      ...['--runtime=3600', '--disk_util=0', '--verify_state_save=0', '--minimal'],
-    ],
-    { stdio: ['ignore', 'ignore', 'pipe'] },
-  )
-  let said = ''
-  fio.stderr.on('data', (data: Buffer) => (said += data.toString()))
-  const ended = once(fio, 'exit')
-  const stop = async (): Promise<string> => {
-    fio.kill('SIGINT')
-    await ended
-    return said.replace(/^fio: terminating on signal 2\n/m, '')
-  }
-  return { stop }
-}
-
 await t.test('nothing moves it while it is written', async (t) => {
   const file = `${host.path}/image`
   randomFile(`${host.path}/donor`, 4 * MIB)
@@ -268,18 +246,8 @@ await t.test('nothing moves it while it is written', async (t) => {
   const device = await mapFile(file, GUARD)
   const before = sh(`dmsetup table ${device.name}`)
   for (const [what, command] of Object.entries(OPERATIONS)) {
-    const load = startLoad(device)
-    let outcome = 'done'
-    try {
-      sh(
-        `end=$(($(date +%s) + ${seconds})); while :; do ${command}; [ $(date +%s) -lt $end ] || break; done`,
-      )
-    } catch (error) {
-      outcome = `refused: ${String(error).trim().split('\n').at(-1) ?? ''}`
-    }
-    t.comment(`${what}: ${outcome}`)
-    if (REFUSED.has(what)) t.not(outcome, 'done', what)
-    t.equal(await load.stop(), '', `${what}: fio read what it wrote`)
+    const done = await underLoad(t, device, { what, command, seconds: SECONDS })
+    if (REFUSED.has(what)) t.equal(done, 0, what)
     const { ok, problems } = await device.verify({ content: 'full' })
     const known = what === 'device add' || what === 'device remove'
     t.equal(ok || known, true, `${what}: ${JSON.stringify(problems)}`)

@@ -1,8 +1,16 @@
-// node swap-guard.js FILESYSTEM: the guard by swap file. What it stops, that nothing is swapped there, how it is found
-// to be gone, and that the file comes back as it was.
+// node swap-guard.js FILESYSTEM [SECONDS]: the guard by swap file. What it stops, SECONDS of each under a load, that
+// nothing is swapped there, how it is found to be gone, and that the file comes back as it was.
 import { openSync, closeSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { createImage, mapFile, openMapping, planFile, releaseFile, type DmloopError } from 'dmloop'
+import {
+  createImage,
+  mapFile,
+  openMapping,
+  planFile,
+  releaseFile,
+  type DmloopError,
+  type MappedDevice,
+} from 'dmloop'
 import { native, result } from '#lib/kernel/native.js'
 import {
   deviceNames,
@@ -11,11 +19,13 @@ import {
   makeHost,
   oneSegment,
   randomFile,
+  scaled,
   sh,
   sha256,
 } from './lab.js'
+import { underLoad } from './load.js'
 
-const [filesystem = 'ext4'] = process.argv.slice(2)
+const [filesystem = 'ext4', seconds = String(scaled(1, 1))] = process.argv.slice(2)
 const MKFS: Record<string, string> = { xfs: '-m reflink=1', f2fs: '-q', btrfs: '-q' }
 const host = makeHost(filesystem, oneSegment(), { mkfs: MKFS[filesystem] ?? '' })
 const file = `${host.path}/image`
@@ -44,6 +54,18 @@ function assertNothingLeft(t: Test, before: string): void {
   t.strictSame(deviceNames(), [host.name])
 }
 
+/** The bytes and the mtime that the image has between the tests. */
+const restoreContent = (): string =>
+  sh(`dd if=${content} of=${file} bs=1M seek=1 conv=notrunc status=none; touch -d @0 ${file}`)
+
+async function assertNoSwap(t: Test, device: MappedDevice): Promise<void> {
+  const { problems } = await device.verify()
+  t.ok(
+    problems.some(({ message }) => message.includes('taken out of use as swap space')),
+    JSON.stringify(problems),
+  )
+}
+
 await t.test('an image is made, mapped, written and released', async (t) => {
   randomFile(content, 8 * MIB)
   t.strictSame(await createImage(file, { from: content, ...GUARD }), [file])
@@ -70,7 +92,7 @@ await t.test('an image is made, mapped, written and released', async (t) => {
   const written = await sha256(device.path, 8 * MIB)
   await device.unmap()
   t.equal(await sha256(file, 8 * MIB, HEAD), written)
-  sh(`dd if=${content} of=${file} bs=1M seek=1 conv=notrunc status=none; touch -d @0 ${file}`)
+  restoreContent()
   t.not(fileState(file), before)
   t.strictSame(swaps(), [])
 })
@@ -142,12 +164,47 @@ await t.test('an end of the swap space is found, and undone', async (t) => {
   const device = await mapFile(file, GUARD)
   if (hasFlag) sh(`chattr -i ${file}`)
   sh('swapoff -a')
-  const { problems } = await device.verify()
-  t.ok(
-    problems.some(({ message }) => message.includes('taken out of use as swap space')),
-    JSON.stringify(problems),
-  )
+  await assertNoSwap(t, device)
   await device.unmap()
+  assertNothingLeft(t, before)
+})
+
+/** What may be done to the whole filesystem, or to the file without writing to it. */
+const UPKEEP: Record<string, Record<string, string>> = {
+  ext4: { defragment: `e4defrag ${file}`, grow: `resize2fs /dev/mapper/${host.name}` },
+  xfs: {
+    defragment: `xfs_fsr -v ${file}`,
+    grow: `xfs_growfs -d ${host.path}`,
+    dedupe: `xfs_io -c 'dedupe ${host.path}/donor 0 1M 64K' ${file}`,
+    'dedupe from': `xfs_io -c 'dedupe ${file} 1M 0 64K' ${host.path}/donor`,
+  },
+  f2fs: {
+    defragment: `f2fs_io defrag_file 0 ${8 * MIB} ${file}`,
+    clean: 'for f in /sys/fs/f2fs/*/gc_urgent; do echo 1 >$f; done',
+  },
+}
+
+await t.test('nothing moves it while it is written', async (t) => {
+  if (filesystem === 'btrfs') return // It has more that could, in a test of its own.
+  const before = fileState(file)
+  const device = await mapFile(file, GUARD)
+  const table = sh(`dmsetup table ${device.name}`)
+  const operations = { ...ATTEMPTS, ...UPKEEP[filesystem], trim: `fstrim ${host.path}` }
+  for (const [what, command] of Object.entries(operations)) {
+    const done = await underLoad(t, device, { what, command, seconds: Number(seconds) })
+    if (what in ATTEMPTS) t.equal(done, 0, what)
+    t.strictSame(await device.verify({ content: 'full' }), { ok: true, problems: [] }, what)
+  }
+
+  if (hasFlag) sh(`chattr -i ${file}`)
+  const command = 'swapoff -a'
+  await underLoad(t, device, { what: 'no swap space', command, seconds: Number(seconds) })
+  await assertNoSwap(t, device)
+  t.equal(sh(`dmsetup table ${device.name}`), table)
+  const written = await sha256(device.path, 8 * MIB)
+  await device.unmap()
+  t.equal(await sha256(file, 8 * MIB, HEAD), written, 'nothing is lost')
+  restoreContent()
   assertNothingLeft(t, before)
 })
 
