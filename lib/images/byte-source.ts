@@ -15,7 +15,7 @@ export interface ByteSource {
 }
 
 /** Bytes of a file that are read at a time; there are two such blocks. */
-const BLOCK = 4 << 20
+const BLOCK = 1 << 20
 
 /** The outcome of a promise, or the signal's reason as soon as it is aborted. */
 export async function untilAborted<T>(

@@ -29,6 +29,8 @@ export class WorkerSource implements ByteSource {
       workerData: format,
       // It needs nothing of what the program was started with, a debugger's port or a loader.
       execArgv: [],
+      // Each piece that xz-decompress unpacks is garbage, and so is collected sooner.
+      resourceLimits: { maxYoungGenerationSizeMb: 2 },
     })
     // Only while somebody waits for it does it keep the process alive.
     this.#worker.unref()
