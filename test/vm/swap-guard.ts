@@ -19,13 +19,12 @@ import {
   makeHost,
   oneSegment,
   randomFile,
-  scaled,
   sh,
   sha256,
 } from './lab.js'
 import { underLoad } from './load.js'
 
-const [filesystem = 'ext4', seconds = String(scaled(1, 1))] = process.argv.slice(2)
+const [filesystem = 'ext4', seconds = '0.2'] = process.argv.slice(2)
 const MKFS: Record<string, string> = { xfs: '-m reflink=1', f2fs: '-q', btrfs: '-q' }
 const host = makeHost(filesystem, oneSegment(), { mkfs: MKFS[filesystem] ?? '' })
 const file = `${host.path}/image`
@@ -293,11 +292,11 @@ await t.test('what cannot be guarded is refused, and stays as it was', async (t)
 })
 
 await t.test('the kernel’s limit of areas', async (t) => {
+  if (filesystem !== 'ext4') return // It is the same for all.
   const before = fileState(file)
   const others: string[] = []
   for (let index = 0; ; index++) {
     const other = `${host.path}/swap${index}`
-    if (filesystem === 'btrfs') sh(`touch ${other}; chattr +C ${other}`)
     sh(`head -c 64K /dev/urandom >${other}; chmod 600 ${other}; mkswap -q ${other}`)
     others.push(other)
     try {
