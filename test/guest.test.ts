@@ -147,7 +147,7 @@ const GUESTS: Guest[] = [
 ]
 
 /** Seconds: several times what the slowest takes. */
-const TIMEOUT = 900
+const TIMEOUT = 1500
 
 const CLI = fileURLToPath(new URL('../vm/cli.js', import.meta.url))
 const program = (test: string): string => fileURLToPath(new URL(`vm/${test}.js`, import.meta.url))

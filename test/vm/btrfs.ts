@@ -21,7 +21,7 @@ import {
 import { underLoad } from './load.js'
 import { roundTrip } from './round-trip.js'
 
-const [seconds = String(scaled(2, 1)), files = String(scaled(10, 4))] = process.argv.slice(2)
+const [seconds = '0.5', files = String(scaled(6, 4))] = process.argv.slice(2)
 const MIB = 1 << 20
 const GUARD = { guard: 'swapfile' } as const
 const OK = { ok: true, problems: [] }
