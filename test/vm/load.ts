@@ -1,12 +1,19 @@
 // What is done to a file while its device is written.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { MappedDevice } from 'dmloop'
 import { sh } from './lab.js'
 
-/** fio writes to the device, and compares what it reads with what it has written. */
-function startLoad(device: MappedDevice): { stop: () => Promise<string> } {
+/** Sectors that were written to a device (Documentation/block/stat.rst). */
+const sectorsWritten = ({ major, minor }: MappedDevice): number =>
+  Number(readFileSync(`/sys/dev/block/${major}:${minor}/stat`, 'utf8').trim().split(/\s+/)[6])
+
+/** fio writes to the device, has begun to, and compares what it reads with what it has written. */
+async function startLoad(device: MappedDevice): Promise<{ stop: () => Promise<string> }> {
+  const before = sectorsWritten(device)
   const fio = spawn(
     'fio',
     [
@@ -19,6 +26,7 @@ function startLoad(device: MappedDevice): { stop: () => Promise<string> } {
   let said = ''
   fio.stderr.on('data', (data: Buffer) => (said += data.toString()))
   const ended = once(fio, 'exit')
+  while (fio.exitCode === null && sectorsWritten(device) === before) await sleep(10)
   const stop = async (): Promise<string> => {
     fio.kill('SIGINT')
     await ended
@@ -36,7 +44,7 @@ export async function underLoad(
   device: MappedDevice,
   { what, command, seconds }: { what: string; command: string; seconds: number },
 ): Promise<number> {
-  const load = startLoad(device)
+  const load = await startLoad(device)
   const end = Date.now() + seconds * 1000
   let done = 0
   let refused = 0
@@ -50,7 +58,7 @@ export async function underLoad(
       reason = String(error).trim().split('\n').at(-1) ?? ''
     }
     // fio says what it has to say, and ends if it has failed.
-    await new Promise((resolve) => setTimeout(resolve, 20))
+    await sleep(20)
   } while (Date.now() < end)
   t.comment(`${what}: done ${done} times, refused ${refused} times. ${reason}`)
   t.equal(await load.stop(), '', `${what}: fio read what it wrote`)
