@@ -38,7 +38,7 @@ import {
 } from './lab.js'
 
 /** udev takes its time. */
-const ROUNDS = scaled(UDEV ? 40 : 100)
+const ROUNDS = scaled(UDEV ? 80 : 200)
 const host = makeHost('ext4', oneSegment(), { name: 'host' })
 const file = `${host.path}/image`
 randomFile(file, 1 << 20)
