@@ -182,7 +182,7 @@ const JOBS = 2
 t.setTimeout(0)
 if (values.kernel.length === 0) {
   // Rounds find what is rare: everybody's run makes some, DMLOOP_SCALE=1 all.
-  process.env.DMLOOP_SCALE ??= '0.3'
+  process.env.DMLOOP_SCALE ??= '0.2'
   t.jobs = JOBS
   await Promise.all(guestsOn(UML).map((guest) => spawnGuest(t, guest, TIMEOUT)))
 }

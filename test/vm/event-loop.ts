@@ -4,7 +4,7 @@ import t from 'tap'
 import { mapFile, planFile } from 'dmloop'
 import { fragmentedFile, makeHost, oneSegment, scaled } from './lab.js'
 
-const EXTENTS = scaled(100_000)
+const EXTENTS = scaled(100_000, 50_000)
 /** Milliseconds. */
 const LATEST = 50
 
