@@ -7,6 +7,9 @@
 // the kernel does anything, the process gets SIGKILL: that is as good as a kill anywhere since the
 // call before, as nothing but the process itself has changed in between. Prints the call, or how
 // many there were in all if they are fewer.
+//
+// A call that is stopped at takes much longer, so the process runs free until it sends itself
+// SIGUSR2, and then reads a byte from its standard input. The variable KILL_AT tells it to.
 #include <fcntl.h>
 #include <linux/btrfs.h>
 #include <linux/dm-ioctl.h>
@@ -30,6 +33,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <string>
@@ -229,7 +233,7 @@ void Print(const Call& call) {
 // Goes along with the calls of a process until it ends.
 class Tracer {
  public:
-  Tracer(pid_t process, uint64_t target) : process_(process), target_(target) {}
+  Tracer(pid_t process, int go, uint64_t target) : process_(process), go_(go), target_(target) {}
 
   int Run() {
     for (;;) {
@@ -242,15 +246,35 @@ class Tracer {
         return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
       }
       const int signal = WSTOPSIG(status);
+      if (signal == SIGUSR2) {
+        StopAtCalls(thread);
+        continue;
+      }
       constexpr int kSyscallStop = SIGTRAP | 0x80;
       if (signal == kSyscallStop) OnSyscall(thread);
       // New threads start with a stop of their own, and events come as traps: neither is for them.
       const bool own = signal == kSyscallStop || signal == SIGSTOP || signal == SIGTRAP;
-      ptrace(PTRACE_SYSCALL, thread, nullptr, own ? 0 : signal);
+      ptrace(resume_, thread, nullptr, own ? 0 : signal);
     }
   }
 
  private:
+  // From now on, all threads stop at their calls. One of them has stopped already.
+  void StopAtCalls(pid_t stopped) {
+    resume_ = PTRACE_SYSCALL;
+    const std::string tasks = "/proc/" + std::to_string(process_) + "/task";
+    for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+      const pid_t thread = std::stoi(task.path().filename());
+      if (thread == stopped) continue;
+      if (tgkill(process_, thread, SIGSTOP) < 0) Die("tgkill");
+      // It may stop for something else first, and for this later.
+      if (waitpid(thread, nullptr, __WALL) < 0) Die("waitpid");
+      ptrace(PTRACE_SYSCALL, thread, nullptr, nullptr);
+    }
+    ptrace(PTRACE_SYSCALL, stopped, nullptr, nullptr);
+    if (write(go_, "", 1) != 1) Die("write");
+  }
+
   void OnSyscall(pid_t thread) {
     struct user_regs_struct registers;
     if (ptrace(PTRACE_GETREGS, thread, nullptr, &registers) < 0) return;
@@ -267,6 +291,8 @@ class Tracer {
   }
 
   pid_t process_;
+  int go_;
+  enum __ptrace_request resume_ = PTRACE_CONT;
   uint64_t target_;
   uint64_t count_ = 0;
   bool counting_ = false;
@@ -279,9 +305,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: kill-at N COMMAND [ARG ...]\n");
     return 2;
   }
+  std::array<int, 2> go = {};
+  if (pipe2(go.data(), O_CLOEXEC) < 0) Die("pipe2");
   const pid_t process = fork();
   if (process < 0) Die("fork");
   if (process == 0) {
+    if (dup2(go[0], STDIN_FILENO) < 0) Die("dup2");
+    setenv("KILL_AT", "1", 1);
     ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
     raise(SIGSTOP);
     execvp(argv[2], argv + 2);
@@ -291,6 +321,6 @@ int main(int argc, char** argv) {
   if (waitpid(process, &status, 0) < 0) Die("waitpid");
   constexpr long kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL;
   if (ptrace(PTRACE_SETOPTIONS, process, nullptr, kOptions) < 0) Die("PTRACE_SETOPTIONS");
-  ptrace(PTRACE_SYSCALL, process, nullptr, nullptr);
-  return Tracer(process, std::strtoull(argv[1], nullptr, 10)).Run();
+  ptrace(PTRACE_CONT, process, nullptr, nullptr);
+  return Tracer(process, go[1], std::strtoull(argv[1], nullptr, 10)).Run();
 }

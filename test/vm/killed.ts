@@ -1,6 +1,6 @@
 // killed.js map FILE VARIANT | unmap FILE | create FILE SOURCE MAX_FILE_SIZE | provision FILE |
 // store DIRECTORY METADATA CALL ARGUMENT: one call, with a mark for kill-at before and after it.
-import { existsSync } from 'node:fs'
+import { existsSync, readSync } from 'node:fs'
 import { createImage, ImageStore, mapFile, openMapping, provisionFile } from 'dmloop'
 
 const [verb = '', file = '', ...rest] = process.argv.slice(2)
@@ -28,6 +28,10 @@ const CALLS: Record<string, () => Promise<unknown>> = {
     if (call === 'unmap') await store.unmap('a')
     if (call === 'mapAll') await store.mapAll()
   },
+}
+if (process.env.KILL_AT !== undefined) {
+  process.kill(process.pid, 'SIGUSR2')
+  readSync(0, Buffer.alloc(1))
 }
 existsSync('/mark/begin')
 await CALLS[verb]?.()

@@ -1,13 +1,18 @@
 // What tests in the guest kernel share: ram disks, hosts on device-mapper, files in many pieces.
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   createReadStream,
   existsSync,
   mkdirSync,
+  mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readSync,
   statSync,
+  writeFileSync,
+  writeSync,
 } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
@@ -20,19 +25,57 @@ if (process.env.DMLOOP_GUEST === undefined) {
 // The guest is stopped from outside if it hangs: any time of tap's own is too short for some machine.
 t.setTimeout(0)
 
-/** Runs a shell command; throws with what it printed when it fails. */
-export function sh(command: string, input?: string): string {
-  try {
-    return execFileSync('sh', ['-ec', command], {
-      encoding: 'utf8',
-      input: input ?? '',
-      stdio: ['pipe', 'pipe', 'pipe'],
-      maxBuffer: 1 << 28,
-    })
-  } catch (error) {
-    const { stdout, stderr } = error as { stdout: string; stderr: string }
-    throw new Error(`${command}\n${stdout}${stderr}`, { cause: error })
+/**
+ * A shell that runs one command after another, in the environment that it is started in. A process of
+ * Node.js is large, and a fork of it costs a guest far more than most commands do.
+ */
+class Shell {
+  readonly #folder = mkdtempSync('/tmp/shell-')
+  readonly #request: number
+  readonly #reply: number
+
+  constructor() {
+    const [request, reply] = ['request', 'reply'].map((name) => this.#path(name)) as [
+      string,
+      string,
+    ]
+    execFileSync('mkfifo', [request, reply])
+    const script = `exec 3<request 4>reply
+      while read -r _ <&3; do
+        (cd "$1"; exec sh -e ${this.#path('command')} 3<&- 4>&-) <input >output 2>errors && status=0 || status=$?
+        echo $status >&4
+      done`
+    // It ends when this process does, and with it the other side of its pipe.
+    spawn('sh', ['-c', script, 'sh', process.cwd()], { cwd: this.#folder, stdio: 'ignore' }).unref()
+    this.#request = openSync(request, 'w')
+    this.#reply = openSync(reply, 'r')
   }
+
+  #path(name: string): string {
+    return `${this.#folder}/${name}`
+  }
+
+  run(command: string, input: string): { status: number; stdout: string; stderr: string } {
+    writeFileSync(this.#path('command'), command)
+    writeFileSync(this.#path('input'), input)
+    writeSync(this.#request, 'run\n')
+    const reply = Buffer.alloc(16)
+    const status = Number(reply.toString('utf8', 0, readSync(this.#reply, reply)))
+    const [stdout, stderr] = ['output', 'errors'].map((name) =>
+      readFileSync(this.#path(name), 'utf8'),
+    )
+    return { status, stdout: stdout ?? '', stderr: stderr ?? '' }
+  }
+}
+
+let shell: Shell | undefined
+
+/** Runs a shell command; throws with what it printed when it fails. */
+export function sh(command: string, input = ''): string {
+  shell ??= new Shell()
+  const { status, stdout, stderr } = shell.run(command, input)
+  if (status !== 0) throw new Error(`${command}\n${stdout}${stderr}`)
+  return stdout
 }
 
 /** Numbers in [0, 1) that are the same in every run (mulberry32). */
@@ -140,9 +183,7 @@ export function fragmentedFile(
   seed: number,
   block = 4096,
 ): void {
-  execFileSync(FRAGMENT, [path, ...[bytes, extents, seed, block].map(String)], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  })
+  sh(`'${FRAGMENT}' '${path}' ${bytes} ${extents} ${seed} ${block}`)
 }
 
 /** A file of random bytes. */

@@ -1,5 +1,4 @@
 // Every cell of the matrix in test/matrix.ts, tried on a real kernel with real filesystems.
-import { execFileSync } from 'node:child_process'
 import { lstatSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { release } from 'node:os'
@@ -20,18 +19,18 @@ const NOT_PLANNED: DmloopCode[] = ['DMLOOP_FILE_IN_USE']
 const [major = 0, minor = 0] = release().split('.').map(Number)
 const newer = major > 6 || (major === 6 && minor >= 12)
 
-function run(script: string): void {
-  const env = {
-    ...process.env,
-    DISK: '/dev/mapper/matrix',
-    AT,
-    FILE,
-    TOOLS,
-    DMLOOP,
-    NODE: process.execPath,
-  }
-  execFileSync('sh', ['-ec', script], { env, stdio: ['ignore', 'ignore', 'inherit'] })
-}
+const VARIABLES = Object.entries({
+  DISK: '/dev/mapper/matrix',
+  AT,
+  FILE,
+  TOOLS,
+  DMLOOP,
+  NODE: process.execPath,
+})
+
+const run = (script: string): void =>
+  void sh(`${VARIABLES.map(([name, value]) => `export ${name}='${value}'`).join('\n')}
+${script}`)
 
 function setUp({ host, make = 'head -c 64K /dev/urandom >$FILE' }: Row): void {
   sh(`mkdir -p ${AT}; dmsetup create matrix`, oneSegment())

@@ -1,5 +1,5 @@
 // The devices of partitions: used, held, renamed, removed and added by anybody, and gone with their mapping.
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import {
   chmodSync,
@@ -31,7 +31,7 @@ import {
 
 const PEER = fileURLToPath(new URL('peer.js', import.meta.url))
 const execPeer = (...args: string[]): string =>
-  execFileSync(process.execPath, [PEER, ...args], { encoding: 'utf8' }).trim()
+  sh([process.execPath, PEER, ...args].map((word) => `'${word}'`).join(' ')).trim()
 const OK = { ok: true, problems: [] }
 
 mkdirSync('/tmp/part')
