@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { misfits } from '../tools/json-shape.js'
+import { quoted } from './lab.js'
 
 export const COMMAND = fileURLToPath(new URL('../../../dist/cli/dmloop.js', import.meta.url))
 
@@ -32,7 +33,7 @@ export const inShell = (line: string): Outcome =>
 
 /** On a terminal of its own, which shows standard output and standard error alike. */
 export function onTerminal(...words: string[]): { status: number | null; shown: string } {
-  const line = [process.execPath, COMMAND, ...words].map((word) => `'${word}'`).join(' ')
+  const line = quoted(process.execPath, COMMAND, ...words)
   const { status, stdout } = spawnSync('script', ['-qec', line, '/dev/null'], {
     encoding: 'utf8',
     env: environment(),

@@ -1,6 +1,6 @@
 // SIGKILL between two system calls of a process: see test/tools/kill-at.cc.
 import { fileURLToPath } from 'node:url'
-import { sh } from './lab.js'
+import { quoted, sh } from './lab.js'
 
 const KILL_AT = fileURLToPath(new URL('../../../build/Release/kill-at', import.meta.url))
 const KILLED = fileURLToPath(new URL('killed.js', import.meta.url))
@@ -8,6 +8,7 @@ const KILLED = fileURLToPath(new URL('killed.js', import.meta.url))
 /** Kills a process that runs killed.ts, at a call; what kill-at says of it. */
 export function killAt(call: number, ...args: string[]): string {
   // One worker thread, so that the calls come in one order.
-  const command = [KILL_AT, call, process.execPath, KILLED, ...args].map((word) => `'${word}'`)
-  return sh(`UV_THREADPOOL_SIZE=1 ${command.join(' ')}`).trim()
+  return sh(
+    `UV_THREADPOOL_SIZE=1 ${quoted(KILL_AT, call, process.execPath, KILLED, ...args)}`,
+  ).trim()
 }

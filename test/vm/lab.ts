@@ -35,36 +35,28 @@ class Shell {
   readonly #reply: number
 
   constructor() {
-    const [request, reply] = ['request', 'reply'].map((name) => this.#path(name)) as [
-      string,
-      string,
-    ]
-    execFileSync('mkfifo', [request, reply])
+    const folder = this.#folder
+    execFileSync('mkfifo', [`${folder}/request`, `${folder}/reply`])
     const script = `exec 3<request 4>reply
       while read -r _ <&3; do
-        (cd "$1"; exec sh -e ${this.#path('command')} 3<&- 4>&-) <input >output 2>errors && status=0 || status=$?
+        (cd "$1"; exec sh -e ${folder}/command 3<&- 4>&-) <input >output 2>errors && status=0 || status=$?
         echo $status >&4
       done`
     // It ends when this process does, and with it the other side of its pipe.
-    spawn('sh', ['-c', script, 'sh', process.cwd()], { cwd: this.#folder, stdio: 'ignore' }).unref()
-    this.#request = openSync(request, 'w')
-    this.#reply = openSync(reply, 'r')
-  }
-
-  #path(name: string): string {
-    return `${this.#folder}/${name}`
+    spawn('sh', ['-c', script, 'sh', process.cwd()], { cwd: folder, stdio: 'ignore' }).unref()
+    this.#request = openSync(`${folder}/request`, 'w')
+    this.#reply = openSync(`${folder}/reply`, 'r')
   }
 
   run(command: string, input: string): { status: number; stdout: string; stderr: string } {
-    writeFileSync(this.#path('command'), command)
-    writeFileSync(this.#path('input'), input)
+    const folder = this.#folder
+    writeFileSync(`${folder}/command`, command)
+    writeFileSync(`${folder}/input`, input)
     writeSync(this.#request, 'run\n')
     const reply = Buffer.alloc(16)
     const status = Number(reply.toString('utf8', 0, readSync(this.#reply, reply)))
-    const [stdout, stderr] = ['output', 'errors'].map((name) =>
-      readFileSync(this.#path(name), 'utf8'),
-    )
-    return { status, stdout: stdout ?? '', stderr: stderr ?? '' }
+    const stdout = readFileSync(`${folder}/output`, 'utf8')
+    return { status, stdout, stderr: readFileSync(`${folder}/errors`, 'utf8') }
   }
 }
 
@@ -77,6 +69,10 @@ export function sh(command: string, input = ''): string {
   if (status !== 0) throw new Error(`${command}\n${stdout}${stderr}`)
   return stdout
 }
+
+/** Words as a shell takes them, whatever is in them but quotes. */
+export const quoted = (...words: (string | number)[]): string =>
+  words.map((word) => `'${word}'`).join(' ')
 
 /** Numbers in [0, 1) that are the same in every run (mulberry32). */
 export function randomNumbers(seed: number): () => number {
@@ -183,7 +179,7 @@ export function fragmentedFile(
   seed: number,
   block = 4096,
 ): void {
-  sh(`'${FRAGMENT}' '${path}' ${bytes} ${extents} ${seed} ${block}`)
+  sh(quoted(FRAGMENT, path, bytes, extents, seed, block))
 }
 
 /** A file of random bytes. */

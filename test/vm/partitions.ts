@@ -15,7 +15,7 @@ import {
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { listMappings, mapFile, openMapping, type MapOptions, type MappedDevice } from 'dmloop'
-import { deviceNames, fileState, leftFiles, makeHost, oneSegment, sh, UDEV } from './lab.js'
+import { deviceNames, fileState, leftFiles, makeHost, oneSegment, quoted, sh, UDEV } from './lab.js'
 import {
   byDriver,
   byKpartx,
@@ -30,8 +30,7 @@ import {
 } from './partition-images.js'
 
 const PEER = fileURLToPath(new URL('peer.js', import.meta.url))
-const execPeer = (...args: string[]): string =>
-  sh([process.execPath, PEER, ...args].map((word) => `'${word}'`).join(' ')).trim()
+const execPeer = (...args: string[]): string => sh(quoted(process.execPath, PEER, ...args)).trim()
 const OK = { ok: true, problems: [] }
 
 mkdirSync('/tmp/part')
