@@ -90,6 +90,9 @@ export class FileLock implements AsyncDisposable {
 export const lockWrapped = (device: string): Promise<FileLock> =>
   FileLock.take([`wrap-${device.replace(':', '-')}`], DEFAULT_WAIT)
 
+/** One process at a time has a file become swap space. */
+export const lockSwapSpace = (): Promise<FileLock> => FileLock.take(['swap-space'], DEFAULT_WAIT)
+
 /** Opened files, and the lock on them. */
 export interface LockedFiles {
   files: BackingFiles

@@ -3,10 +3,17 @@ import debug from 'debug'
 import { DmloopError, dmloopError, isSystemError, problem, type Problem } from './kernel/errors.js'
 import { native, result, type FileFacts } from './kernel/native.js'
 import { FILESYSTEMS, type Guard, type Protection } from './kernel/policy.js'
-import { disableSwap, enableSwap, readSwapHeader } from './kernel/swap-space.js'
+import {
+  disableSwap,
+  enableSwap,
+  isFilled,
+  isOpenForWriting,
+  readSwapHeader,
+} from './kernel/swap-space.js'
 import { readText } from './kernel/sysfs.js'
 import { NO_WAIT, poll } from './kernel/wait.js'
 import { openersOf, writersOf } from './kernel/writers.js'
+import { lockSwapSpace } from './file-lock.js'
 import { dropStalePages } from './page-cache.js'
 import type { BackingFile } from './plan/backing-file.js'
 import { formatMark, ownMark, type Mark } from './plan/mark.js'
@@ -85,12 +92,17 @@ export async function acquireGuard(
   // Whoever passed the permission checks before waits in open(2) for the lease, and would succeed now.
   if (!(await endLease(file, exclusive))) throw await fileInUse(file, exclusive)
   if (isSwap) {
-    await enableSwap(file)
+    await becomeSwapSpace(file)
     await setProtections(file, required, mark)
     await assertUnused(file, exclusive)
   }
   log('%s is guarded', file.path)
   return mark !== undefined
+}
+
+async function becomeSwapSpace(file: BackingFile): Promise<void> {
+  await using _ = await lockSwapSpace()
+  await enableSwap(file)
 }
 
 /** Whether the lease must show that nobody else has the file open at all. */
@@ -297,7 +309,7 @@ export async function releaseUnmapped(file: BackingFile): Promise<void> {
 export async function restoreAttributes(file: BackingFile): Promise<void> {
   const mark = await readMark(file)
   if (mark && mark.kept === undefined) await restoreMarked(file, mark)
-  else if (!mark && isSwapUnmarked(file)) await disableSwap(file)
+  else if (!mark && isSwapUnmarked(file)) await reportingReadOnly(file, () => disableSwap(file))
 }
 
 /** Whether swap space is all that the guard by it needs, so that the file has no mark. */
@@ -313,9 +325,13 @@ const isSwapUnmarked = ({ filesystem }: BackingFile): boolean => {
 export const mayHaveBeenGuarded = async (file: BackingFile): Promise<boolean> =>
   isSwapUnmarked(file) && (await readSwapHeader(file)) !== undefined
 
-/** Whether a file is guarded without a mark: swap space by `acquireGuard`, as far as its path tells this process. */
+/**
+ * Whether a file is guarded without a mark: swap space by `acquireGuard`. Its path in /proc/swaps tells, or in another
+ * mount namespace, that it is open for writing by no process.
+ */
 export const isGuardedUnmarked = async (file: BackingFile): Promise<boolean> =>
-  file.uses.swap && (await mayHaveBeenGuarded(file))
+  (await mayHaveBeenGuarded(file)) &&
+  (file.uses.swap || ((await isOpenForWriting(file)) && (await writersOf(file)).length === 0))
 
 /** Releases a guard that was kept for an image store. */
 export async function releaseKept(file: BackingFile): Promise<void> {
@@ -329,12 +345,16 @@ async function restoreMarked(file: BackingFile, mark: Mark): Promise<void> {
   await file.probe()
   const [unreleasable] = judgeReleasable(file, mark, file.facts)
   if (unreleasable) throw new DmloopError(unreleasable)
-  try {
-    await restore(file, mark)
-  } catch (error) {
-    throw isSystemError(error, 'EROFS') ? new DmloopError(unwritable(file.path)) : error
-  }
+  await reportingReadOnly(file, () => restore(file, mark))
   log('%s is released', file.path)
+}
+
+async function reportingReadOnly({ path }: BackingFile, step: () => Promise<void>): Promise<void> {
+  try {
+    await step()
+  } catch (error) {
+    throw isSystemError(error, 'EROFS') ? new DmloopError(unwritable(path)) : error
+  }
 }
 
 async function restore(file: BackingFile, { protections, access }: Mark): Promise<void> {
@@ -382,17 +402,23 @@ export async function judgeGuard(file: BackingFile, guard: Guard): Promise<Probl
 const isUnpinned = (file: BackingFile, facts: FileFacts): boolean =>
   needsPin(file) && missingProtections(facts, ['pinned']).length > 0
 
-/** Without another writer, a lease on a file that is swap space is refused, and on no other (swapon(2) opens it). */
-async function judgeSwap({ fd, path }: BackingFile): Promise<Problem[]> {
-  try {
-    await result(native.takeLease(fd, false), path)
-  } catch (error) {
-    if (isSystemError(error, 'EAGAIN')) return []
-    throw error
+async function judgeSwap(file: BackingFile): Promise<Problem[]> {
+  const found = (detail: string): Problem[] => [
+    problem('DMLOOP_UNGUARDABLE', { file: file.path }, detail),
+  ]
+  if (!(await isOpenForWriting(file))) {
+    return found('is no longer guarded: it was taken out of use as swap space (swapoff)')
   }
-  await result(native.endLease(fd, false), path)
-  const detail = 'is no longer guarded: it was taken out of use as swap space (swapoff)'
-  return [problem('DMLOOP_UNGUARDABLE', { file: path }, detail)]
+  // By the kernel, which has a swap file open; or by a process, and then nobody knows whether it is one.
+  const writers = await writersOf(file)
+  if (writers.length > 0) {
+    const detail = `is open for writing by ${writers.join(', ')}`
+    return [problem('DMLOOP_FILE_IN_USE', { file: file.path }, detail)]
+  }
+  if ((await isFilled(file)) !== false) return []
+  return found(
+    'is swap space that is no longer full: the memory of processes may be written to its head',
+  )
 }
 
 /** f2fs counts how often cleaning had to skip a pinned file, and drops the pin at a limit. */

@@ -396,17 +396,17 @@ Napi::Value ReadSwapHeaderJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value SwapOutPagesJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "swapOutPages(uuid)");
+  if (!info[0].IsString()) return Reject(info.Env(), "swapOutPages(name)");
   return PromiseWorker<bool>::Run(
-      info.Env(), [uuid = info[0].As<Napi::String>().Utf8Value()] { return SwapOutPages(uuid); },
+      info.Env(), [name = info[0].As<Napi::String>().Utf8Value()] { return SwapOutPages(name); },
       [](Napi::Env env, bool& out) -> Napi::Value { return Napi::Boolean::New(env, out); });
 }
 
 Napi::Value RemoveSwappedPagesJs(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) return Reject(info.Env(), "removeSwappedPages(uuid)");
+  if (!info[0].IsString()) return Reject(info.Env(), "removeSwappedPages(name)");
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [uuid = info[0].As<Napi::String>().Utf8Value()] { return RemoveSwappedPages(uuid); },
+      [name = info[0].As<Napi::String>().Utf8Value()] { return RemoveSwappedPages(name); },
       Undefined);
 }
 

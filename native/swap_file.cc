@@ -103,20 +103,18 @@ Result<SharedPages> Attach(int segment) {
   return SharedPages(static_cast<std::byte*>(address));
 }
 
-std::string TextOf(const std::string& uuid) { return std::string(kOwnLabel) + " " + uuid; }
+std::string TextOf(const std::string& name) { return std::string(kOwnLabel) + " " + name; }
 
-// Of a header's own UUID: random, and never IPC_PRIVATE.
-key_t KeyOf(const std::string& uuid) {
-  uint32_t key = 0;
-  for (const char digit : uuid.substr(0, 8)) {
-    key = key * 16 + static_cast<uint32_t>(digit <= '9' ? digit - '0' : digit - 'a' + 10);
-  }
+// The key of a segment, from its name (FNV-1a); never IPC_PRIVATE.
+key_t KeyOf(const std::string& name) {
+  uint32_t key = 2166136261;
+  for (const char each : name) key = (key ^ static_cast<unsigned char>(each)) * 16777619;
   return static_cast<key_t>(key | 1);
 }
 
-// The segment with the pages for this UUID. Nothing where there is none, or one of somebody else's.
-Result<std::optional<int>> FindSegment(const std::string& uuid) {
-  const int segment = shmget(KeyOf(uuid), 0, 0);
+// The segment with this name. Nothing where there is none, or one of somebody else's.
+Result<std::optional<int>> FindSegment(const std::string& name) {
+  const int segment = shmget(KeyOf(name), 0, 0);
   if (segment < 0 && errno == ENOENT) return std::optional<int>();
   if (segment < 0) return LastFailure("shmget");
   struct shmid_ds status;
@@ -127,12 +125,12 @@ Result<std::optional<int>> FindSegment(const std::string& uuid) {
   }
   auto pages = Attach(segment);
   if (!pages.ok()) return pages.failure();
-  if (!pages.value().Have(TextOf(uuid))) return std::optional<int>();
+  if (!pages.value().Have(TextOf(name))) return std::optional<int>();
   return std::optional(segment);
 }
 
-Result<int> MakeSegment(const std::string& uuid) {
-  const int segment = shmget(KeyOf(uuid), SegmentSize(), IPC_CREAT | IPC_EXCL | 0600);
+Result<int> MakeSegment(const std::string& name) {
+  const int segment = shmget(KeyOf(name), SegmentSize(), IPC_CREAT | IPC_EXCL | 0600);
   if (segment < 0) return LastFailure("shmget");
   return segment;
 }
@@ -162,6 +160,8 @@ Result<Nothing> WriteSwapHeader(int fd) {
 Result<std::optional<std::string>> ReadSwapHeader(int fd) {
   // A page of the file in memory would have to go before the file is released.
   auto direct = Reopen(fd, O_RDONLY | O_DIRECT);
+  // Nothing can be swap space on a filesystem without direct I/O.
+  if (!direct.ok() && direct.failure().error == EINVAL) return std::optional<std::string>();
   if (!direct.ok()) return direct.failure();
   const size_t size = kPageSizes.front();
   const DirectBuffer buffer = NewDirectBuffer(size);
@@ -197,15 +197,15 @@ Result<Nothing> SwapOff(int fd) {
   return Nothing{};
 }
 
-Result<bool> SwapOutPages(const std::string& uuid) {
-  auto found = FindSegment(uuid);
+Result<bool> SwapOutPages(const std::string& name) {
+  auto found = FindSegment(name);
   if (!found.ok()) return found.failure();
-  auto segment = found.value() ? Result<int>(*found.value()) : MakeSegment(uuid);
+  auto segment = found.value() ? Result<int>(*found.value()) : MakeSegment(name);
   if (!segment.ok()) return segment.failure();
   auto pages = Attach(segment.value());
   if (!pages.ok()) return pages.failure();
   std::byte* const address = pages.value().address();
-  pages.value().Set(TextOf(uuid));
+  pages.value().Set(TextOf(name));
   Entering("madvise");
   if (madvise(address, SegmentSize(), MADV_PAGEOUT) < 0) return LastFailure("madvise");
   std::array<unsigned char, kPages> resident = {};
@@ -214,8 +214,8 @@ Result<bool> SwapOutPages(const std::string& uuid) {
                       [](unsigned char page) { return (page & 1) != 0; });
 }
 
-Result<Nothing> RemoveSwappedPages(const std::string& uuid) {
-  auto segment = FindSegment(uuid);
+Result<Nothing> RemoveSwappedPages(const std::string& name) {
+  auto segment = FindSegment(name);
   if (!segment.ok()) return segment.failure();
   if (!segment.value()) return Nothing{};
   if (shmctl(*segment.value(), IPC_RMID, nullptr) < 0) return LastFailure("shmctl");

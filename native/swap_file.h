@@ -25,8 +25,8 @@ Result<Nothing> SwapOff(int fd);
 
 // Has the kernel write two pages of System V shared memory to swap. They keep their places there
 // until RemoveSwappedPages, without a process. Whether they are out of memory.
-Result<bool> SwapOutPages(const std::string& uuid);
+Result<bool> SwapOutPages(const std::string& name);
 // Removing pages that are not there, or are somebody else's, is no failure.
-Result<Nothing> RemoveSwappedPages(const std::string& uuid);
+Result<Nothing> RemoveSwappedPages(const std::string& name);
 
 }  // namespace dmloop

@@ -274,9 +274,9 @@ interface Addon {
   readSwapHeader: Call<[fd: number], string | undefined>
   swapOn: Call<[fd: number], void>
   swapOff: Call<[fd: number], void>
-  /** Whether the pages that fill the swap space of a header are out of memory. */
-  swapOutPages: Call<[uuid: string], boolean>
-  removeSwappedPages: Call<[uuid: string], void>
+  /** Whether the pages of shared memory with a name, which are made, are out of memory. */
+  swapOutPages: Call<[name: string], boolean>
+  removeSwappedPages: Call<[name: string], void>
   setMark: Call<[fd: number, mark: string], void>
   removeMark: Call<[fd: number], void>
   /**

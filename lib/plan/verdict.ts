@@ -126,9 +126,11 @@ export function judgeGuardable(
     return found('DMLOOP_NOT_PINNED', missing.includes('private') ? NOT_PRIVATE : undefined)
   }
   const mark = ownMark(facts.mark, identity)
+  // That the file is swap space, which no facts tell, is noted in the mark as well.
+  const changes = missing.length > 0 || required.includes('swap')
   // A mark that is there already is written again.
-  if (facts.mountReadOnly && (missing.length > 0 || mark)) return [unguardableMount(path)]
-  if (missing.length === 0) return []
+  if (facts.mountReadOnly && (changes || mark)) return [unguardableMount(path)]
+  if (!changes) return []
   if (missing.includes('pinned') && filesystem.options.includes('mode=lfs')) {
     return found('DMLOOP_NOT_PINNED', 'cannot be pinned on an f2fs that is mounted with mode=lfs')
   }

@@ -1,5 +1,7 @@
 // The safety steps, and the test that each of them has: see mutations.mjs.
 
+const VFAT = 'vfat,nls_cp437,nls_iso8859-1,nls_ascii'
+
 /** How a test program is run: its arguments, and the guest's options. */
 const guest = (test, args = [], options = []) => ({ test, args, options })
 const EXT4 = guest('guard', ['ext4'], ['--disk=400'])
@@ -13,6 +15,7 @@ const PROOF = guest('proof', [], ['--disk=100'])
 const PARTITIONS = guest('partitions', [], ['--disk=200'])
 const LP_METADATA = guest('lp-metadata', [], ['--disk=100'])
 const SWAP = guest('swap-guard', ['ext4'], ['--disk=400'])
+const SWAP_VFAT = guest('swap-guard', ['vfat'], ['--disk=400', `--modules=${VFAT}`])
 const BTRFS = guest('btrfs', ['1', '4'], ['--disk=500', '--memory=3G', '--modules=btrfs'])
 const FENCE = guest('fence', ['ext4'], ['--disk=400', '--memory=2G'])
 const STORE_LP = guest('store-lp', [], ['--disk=100', '--memory=2G'])
@@ -498,14 +501,14 @@ export const STEPS = [
   {
     step: 'swap file: that the kernel has it as swap space',
     file: 'guard',
-    from: '    await enableSwap(file)\n',
+    from: '    await becomeSwapSpace(file)\n',
     to: '',
     run: SWAP,
   },
   {
     step: 'swap file: that it is full',
     file: 'kernel/swap-space',
-    from: '      if (await fill(file, uuid)) return\n',
+    from: "      if (found === 'full') return\n",
     to: '      return\n',
     run: SWAP,
   },
@@ -515,6 +518,48 @@ export const STEPS = [
     from: '  if (own.size * 1024 >= SWAP_HEAD) throw unguardable(file, NO_HEADER)\n',
     to: '',
     run: SWAP,
+  },
+  {
+    step: 'swap file: that a copy has memory of its own',
+    file: 'kernel/swap-space',
+    from: '  `${uuid} ${major}:${minor} ${inode}`\n',
+    to: '  (void major, void minor, void inode, uuid)\n',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that another empty area may come first',
+    file: 'kernel/swap-space',
+    from: "  if (rivals.length > 0) return 'rival'\n",
+    to: '',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that what fills it stays',
+    file: 'kernel/swap-space',
+    from: '  await assertMemoryStays(file)\n',
+    to: '',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that verify finds it no longer full',
+    file: 'guard',
+    from: '  if ((await isFilled(file)) !== false) return []\n',
+    to: '  return []\n',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that verify finds who could write since its end',
+    file: 'guard',
+    from: '  if (writers.length > 0) {\n    const detail',
+    to: '  if (writers.length > 1000) {\n    const detail',
+    run: SWAP,
+  },
+  {
+    step: 'swap file: that any process ends it that has no record',
+    file: 'mapped-files',
+    from: ' || (await mayHaveBeenGuarded(found))\n',
+    to: '\n',
+    run: SWAP_VFAT,
   },
   {
     step: 'swap file: who opened it before that',

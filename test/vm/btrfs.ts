@@ -162,6 +162,25 @@ await t.test('an image of a process that has just started is written, too', asyn
   sh(`rm ${file}`)
 })
 
+await t.test('not while chunks are moved', async (t) => {
+  const file = `${host.path}/image`
+  await createImage(file, { size: 4 * MIB, ...GUARD })
+  randomFile(`${host.path}/ballast`, 128 * MIB)
+  // It may be done before it can be stopped.
+  sh(`sync; for attempt in $(seq 20); do
+      btrfs balance start --full-balance --bg ${host.path}
+      btrfs balance pause ${host.path} && break
+    done; btrfs balance status ${host.path} | grep paused`)
+  await t.rejects(mapFile(file, GUARD), {
+    code: 'DMLOOP_UNGUARDABLE',
+    message: /while its btrfs is balanced .* \(btrfs balance cancel\)/,
+  })
+  sh(`btrfs balance cancel ${host.path}`)
+  await (await mapFile(file, GUARD)).unmap()
+  sh(`rm ${file} ${host.path}/ballast; sync`)
+  nothingLeft(t)
+})
+
 await t.test('subvolumes', async (t) => {
   sh(`btrfs subvolume create ${host.path}/sub; mkdir -p /tmp/sub`)
   const file = `${host.path}/sub/image`

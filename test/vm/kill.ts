@@ -50,11 +50,13 @@ const loops = (): string => sh('losetup -l --noheadings')
 /** Of the device that the filesystem is on: a fence would be there. */
 const hostTable = (): string => sh(`dmsetup table ${host.name}`)
 
-/** Everything of the file, and its bytes as the page cache and as the disk have them. */
+/** Everything of the file, and the bytes of the image as the page cache and as the disk have them. */
 function stateOf(): { state: object; attributes: string; sum: string[] } {
-  const { sum, ...state } = JSON.parse(fileState(file)) as { sum: string }
-  const direct = sh(`dd if=${file} iflag=direct bs=64K status=none | sha256sum`).slice(0, 64)
-  return { state, attributes: sh(`getfattr -d -m - ${file}`), sum: [sum, direct] }
+  const { sum: _, ...state } = JSON.parse(fileState(file)) as { sum: string }
+  const cached = digest(readFileSync(file).subarray(HEAD))
+  const read = `dd if=${file} iflag=direct bs=64K skip=${HEAD / (64 << 10)} status=none`
+  const direct = sh(`${read} | sha256sum`).slice(0, 64)
+  return { state, attributes: sh(`getfattr -d -m - ${file}`), sum: [cached, direct] }
 }
 
 const host = fence
@@ -63,8 +65,6 @@ const host = fence
 const file = `${host.path}/image`
 if (swapfile) {
   await createImage(file, { size: 256 << 10, guard })
-  // Its head has the pages of the first mapping from then on.
-  await (await mapFile(file, { guard })).unmap()
 } else {
   fragmentedFile(file, 256 << 10, 8, 1)
 }
@@ -73,8 +73,8 @@ if (partitions) {
   sh(`sfdisk -q ${file}; sync ${file}`, table)
 }
 
-/** What the file must hold: what it held, and what was written to a device that showed it. */
-const content = readFileSync(file)
+/** What the image must hold: what it held, and what was written to a device that showed it. */
+const content = readFileSync(file).subarray(HEAD)
 const BLOCK = 4096
 /** Where blocks are written: not in a partition table. */
 const AT = 20 * BLOCK
@@ -97,8 +97,8 @@ function writeToDevice(value: number): void {
   const node = '/dev/left'
   sh(`rm -f ${node}; mknod ${node} b ${major} ${minor}`)
   const device = openSync(node, 'r+')
-  content.fill(value, HEAD + AT, HEAD + AT + BLOCK)
-  writeSync(device, content, HEAD + AT, BLOCK, AT)
+  content.fill(value, AT, AT + BLOCK)
+  writeSync(device, content, AT, BLOCK, AT)
   fsyncSync(device)
   closeSync(device)
 }
