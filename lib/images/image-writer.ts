@@ -5,8 +5,8 @@ import { native, type WriteBuffer } from '../kernel/native.js'
 import type { Piece } from './content.js'
 import type { ImageFile } from './image-file.js'
 
-/** Bytes of a buffer. */
-const BLOCK = 4 << 20
+/** Bytes of a buffer: as much as disks take at once, and as little as stays in a processor's cache. */
+const BLOCK = 2 << 20
 /** Bytes of zeros that are written between two checks of the signal. */
 const ZERO_STEP = 64 << 20
 /** Bytes that are hashed between two turns of the event loop. */
