@@ -62,7 +62,7 @@ export class LinearDevice extends FileDevice<LinearMapping> {
     this.#device = device
   }
 
-  /** The mapping of a kernel device; it must be one of ours. */
+  /** The mapping of a kernel device; it must be one of dmloop's. */
   static async of(device: DmDevice): Promise<LinearDevice> {
     await repairNode(device)
     const record = await readRecord(identityOf(device.uuid) ?? '')

@@ -72,7 +72,7 @@ export class LoopDevice extends FileDevice<CurrentMapping> {
     this.#stack = stack
   }
 
-  /** The mapping of a loop device; it must be one of ours. */
+  /** The mapping of a loop device; it must be one of dmloop's. */
   static async of(loop: Loop): Promise<LoopDevice> {
     const record = await readRecord(identityOf(loop.name) ?? '')
     const known = record?.uuid === loop.name ? record : undefined

@@ -46,11 +46,11 @@ class PackedRows {
   void Grow() {
     constexpr size_t kFirst = 64;
     const size_t capacity = capacity_ == 0 ? kFirst : capacity_ * 2;
-    void* grown = std::realloc(data_.get(), capacity * sizeof(double));
+    void* larger = std::realloc(data_.get(), capacity * sizeof(double));
     // What operator new would come to, with exceptions turned off.
-    if (grown == nullptr) std::terminate();
+    if (larger == nullptr) std::terminate();
     static_cast<void>(data_.release());
-    data_.reset(static_cast<double*>(grown));
+    data_.reset(static_cast<double*>(larger));
     capacity_ = capacity;
   }
 

@@ -153,10 +153,10 @@ uint64_t SkipHole(int fd, uint64_t offset, uint64_t end) {
   return static_cast<uint64_t>(data) / kDirectAlignment * kDirectAlignment;
 }
 
-// Drops the cache, and has a function look at each window in which something stays until it finds
+// Drops the cache, and has a function search each window in which something stays until it finds
 // something.
-template <typename Look>
-Result<std::optional<uint64_t>> FindInCache(int fd, Look look) {
+template <typename Search>
+Result<std::optional<uint64_t>> FindInCache(int fd, Search search) {
   auto dropped = DropCache(fd);
   if (!dropped.ok()) return dropped.failure();
   struct stat stat;
@@ -168,7 +168,7 @@ Result<std::optional<uint64_t>> FindInCache(int fd, Look look) {
     auto cached = IsCached(fd, offset, length);
     if (!cached.ok()) return cached.failure();
     if (!cached.value()) continue;
-    auto found = look(offset, length);
+    auto found = search(offset, length);
     if (!found.ok() || found.value()) return found;
   }
   return std::optional<uint64_t>();

@@ -112,14 +112,14 @@ class SegmentMerger {
 
 // Translates the segments of one part through its levels.
 template <typename Sink>
-class Descent {
+class StackTranslator {
  public:
-  Descent(const std::vector<Level>& levels, SegmentMerger<Sink>& merger) : merger_(merger) {
+  StackTranslator(const std::vector<Level>& levels, SegmentMerger<Sink>& merger) : merger_(merger) {
     for (const Level& level : levels) cursors_.emplace_back(level.begin(), level.end());
   }
 
   // False when there is no layer for it, or it reaches past the end of one.
-  bool Down(const Segment& segment, size_t depth = 0) {
+  bool Translate(const Segment& segment, size_t depth = 0) {
     if (depth == cursors_.size() || segment.device == kZeroTarget) {
       merger_.Add(segment);
       return true;
@@ -131,7 +131,7 @@ class Descent {
       Segment piece = layer.PieceAt(segment.offset + done, segment.length - done);
       if (piece.length == 0) return false;
       piece.start = segment.start + done;
-      if (!Down(piece, depth + 1)) return false;
+      if (!Translate(piece, depth + 1)) return false;
       done += piece.length;
     }
     return true;
@@ -144,7 +144,7 @@ class Descent {
 
 // The extents of a part as segments of its filesystem's device, which is device 0.
 template <typename Sink>
-bool DescendExtents(const FilePart& part, uint64_t base, Descent<Sink>& descent) {
+bool TranslateExtents(const FilePart& part, uint64_t base, StackTranslator<Sink>& translator) {
   if (part.offset % kSectorSize != 0) return false;
   ExtentList::Reader extents(*part.extents);
   uint64_t cursor = 0;
@@ -158,11 +158,11 @@ bool DescendExtents(const FilePart& part, uint64_t base, Descent<Sink>& descent)
     const Segment segment = zero
                                 ? Segment{base + start, sectors, kZeroTarget, 0}
                                 : Segment{base + start, sectors, 0, extent->physical / kSectorSize};
-    if (start > cursor) descent.Down({base + cursor, start - cursor, kZeroTarget, 0});
-    if (!descent.Down(segment)) return false;
+    if (start > cursor) translator.Translate({base + cursor, start - cursor, kZeroTarget, 0});
+    if (!translator.Translate(segment)) return false;
     cursor = start + sectors;
   }
-  return descent.Down({base + cursor, part.length - cursor, kZeroTarget, 0});
+  return translator.Translate({base + cursor, part.length - cursor, kZeroTarget, 0});
 }
 
 }  // namespace
@@ -172,8 +172,8 @@ bool Layout::Walk(const Sink& sink) const {
   SegmentMerger<Sink> merger(sink);
   uint64_t base = 0;
   for (const FilePart& part : parts_) {
-    Descent<Sink> descent(part.levels, merger);
-    if (!DescendExtents(part, base, descent)) return false;
+    StackTranslator<Sink> translator(part.levels, merger);
+    if (!TranslateExtents(part, base, translator)) return false;
     base += part.length;
   }
   merger.Finish();

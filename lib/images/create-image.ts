@@ -69,7 +69,7 @@ async function writeContent(
     await image.finish(size)
     report(size)
   } finally {
-    await writer.settle()
+    await writer.drain()
   }
 }
 

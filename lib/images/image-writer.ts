@@ -105,12 +105,12 @@ export class ImageWriter {
   /** Writes what is left, and waits until all is written. */
   async end(): Promise<void> {
     if (this.#filled > 0) await this.#flush()
-    await this.settle()
+    await this.drain()
     this.#throwFailure()
   }
 
   /** Waits until nothing is being written any more, however it ended. */
-  async settle(): Promise<void> {
+  async drain(): Promise<void> {
     await Promise.all(this.#slots.map(({ written }) => written))
   }
 

@@ -67,7 +67,7 @@ class Watch {
   end = (): void => undefined
   /** The steps that each call had made at the last check, and how long it has made none since. */
   readonly #idle = new Map<KernelCall, { steps: number; time: number }>()
-  #lastLook = performance.now()
+  #lastCheck = performance.now()
   #limit: number
 
   constructor(timeout: number, stop: AbortSignal) {
@@ -78,13 +78,13 @@ class Watch {
     }
     stop.addEventListener('abort', shorten, { once: true })
     this.untilStuck = new Promise((_, reject) => {
-      const look = (): void => {
+      const check = (): void => {
         this.stuck = this.#findStuck()
         if (!this.stuck) return
         clearInterval(timer)
         reject(new Error('stuck'))
       }
-      const timer = setInterval(look, PERIOD).unref()
+      const timer = setInterval(check, PERIOD).unref()
       this.end = () => clearInterval(timer)
     })
   }
@@ -92,8 +92,8 @@ class Watch {
   #findStuck(): KernelCall | undefined {
     const now = performance.now()
     // Time in which the event loop was busy, or the process was stopped, does not count.
-    const passed = Math.min(now - this.#lastLook, 2 * PERIOD)
-    this.#lastLook = now
+    const passed = Math.min(now - this.#lastCheck, 2 * PERIOD)
+    this.#lastCheck = now
     for (const call of this.#idle.keys()) if (!this.calls.has(call)) this.#idle.delete(call)
     return [...this.calls].find(
       (call) => this.#idleTime(call, passed) > this.#limit + call.allowance,

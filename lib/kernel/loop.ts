@@ -35,7 +35,7 @@ export async function findLoop(number: number): Promise<Loop | undefined> {
   }
 }
 
-/** The loop device with a number, if it still has this name: one with another name is not ours. */
+/** The loop device with a number, if it still has this name: one with another name is not dmloop's. */
 export async function findNamedLoop({
   number,
   name,

@@ -14,7 +14,7 @@ import {
   type LpMinorVersion,
 } from './lp-model.js'
 import { entryName, findFault } from './lp-rules.js'
-import { layOut, writeTables, type LpTables } from './lp-tables.js'
+import { layoutOf, writeTables, type LpTables } from './lp-tables.js'
 
 const MAX_U32 = 2 ** 32 - 1
 
@@ -108,7 +108,7 @@ export const lpCopySize = (metadata: Omit<LpMetadata, 'geometry'>): number =>
   copySize(toTables(metadata), versionOf(metadata))
 
 const copySize = (tables: LpTables, version: LpMinorVersion): number =>
-  headerSize(version) + layOut(tables).size
+  headerSize(version) + layoutOf(tables).size
 
 function checkSize(tables: LpTables, { maxSize }: LpGeometry, version: LpMinorVersion): void {
   const size = copySize(tables, version)
@@ -119,7 +119,7 @@ function checkSize(tables: LpTables, { maxSize }: LpGeometry, version: LpMinorVe
 
 function encodeCopy(tables: LpTables, version: LpMinorVersion, headerFlags: number): Buffer {
   const bytes = writeTables(tables)
-  const header = writeHeader(version, headerFlags, layOut(tables).descriptors, bytes)
+  const header = writeHeader(version, headerFlags, layoutOf(tables).descriptors, bytes)
   return Buffer.concat([header, bytes])
 }
 

@@ -118,7 +118,7 @@ export const readTables = (bytes: Buffer, descriptors: Descriptors): LpTables =>
 })
 
 /** Where tables of such lengths are if they are one after the other. */
-export function layOut(tables: LpTables): { descriptors: Descriptors; size: number } {
+export function layoutOf(tables: LpTables): { descriptors: Descriptors; size: number } {
   let size = 0
   const place = (name: TableName): Descriptor => {
     const [offset, entries] = [size, tables[name].length]
@@ -136,7 +136,7 @@ export function layOut(tables: LpTables): { descriptors: Descriptors; size: numb
 
 /** The bytes of tables whose numbers all fit. */
 export function writeTables(tables: LpTables): Buffer {
-  const { descriptors, size } = layOut(tables)
+  const { descriptors, size } = layoutOf(tables)
   const bytes = Buffer.alloc(size)
   for (const name of TABLE_NAMES) {
     const { size, fields } = FORMAT[name]

@@ -70,13 +70,13 @@ export interface Deviation {
 /** All runs of sectors that are not at the same place in both tables. */
 export function deviationsOf(recorded: SegmentTable, now: SegmentTable): Deviation[] {
   const found: Deviation[] = []
-  const ours = [...recorded]
-  const theirs = [...now]
+  const own = [...recorded]
+  const other = [...now]
   const sectors = Math.max(recorded.sectors, now.sectors)
   let [a, b] = [0, 0]
   for (let sector = 0; sector < sectors;) {
-    const left = ours[a]
-    const right = theirs[b]
+    const left = own[a]
+    const right = other[b]
     const end = Math.min(
       left ? left.start + left.length : sectors,
       right ? right.start + right.length : sectors,
