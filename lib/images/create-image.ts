@@ -67,7 +67,7 @@ async function writeContent(
     await writer.writeZeros(size - writer.position)
     await writer.end()
     await image.finish(size)
-    report(size)
+    report(size, true)
   } finally {
     await writer.drain()
   }

@@ -14,15 +14,15 @@ const MOST = 1000
 /** Where the total is not known, each report is at least this part of all bytes after the last one. */
 const UNKNOWN_TOTAL = { least: 4 << 20, part: 0.02 }
 
-/** Calls a listener at most 1,000 times; always with the end, where the total is known. */
+/** Calls a listener at most 1,000 times; always with the end, which the caller tells where the total is not known. */
 export function limitedProgress(
   listener: ProgressListener | undefined,
   total: number | undefined,
-): (done: number) => void {
+): (done: number, isEnd?: boolean) => void {
   let next = 0
   let last = -1
-  return (done) => {
-    if (done === last || (done < next && done !== total)) return
+  return (done, isEnd = done === total) => {
+    if (done === last || (done < next && !isEnd)) return
     last = done
     const { least, part } = UNKNOWN_TOTAL
     next = done + (total === undefined ? Math.max(least, done * part) : total / (MOST - 2))
