@@ -229,8 +229,9 @@ await t.test('several at once', async (t) => {
   for (const device of devices) await device.unmap()
 
   // With a /run of their own, they do not share a lock.
-  const map = `mount -t tmpfs none /run; exec ${dmloop} map --guard=swapfile`
-  sh(`for image in ${images.join(' ')}; do unshare -m sh -ec '${map} "$1"' sh $image & done; wait`)
+  const apart = `unshare -m sh -ec 'mount -t tmpfs none /run; exec "$@"' sh`
+  const map = `${apart} ${dmloop} map --guard=swapfile`
+  sh(`for image in ${images.join(' ')}; do ${map} $image & done; wait`)
   t.equal(swaps().length, images.length)
   t.ok(swaps().every(isFull))
   for (const image of images) await (await openMapping(image)).unmap()
@@ -314,7 +315,7 @@ await t.test('another mount namespace, where its path leads elsewhere, releases 
   const device = await mapFile(file, GUARD)
   sh(`rm -rf /run/dmloop; mkdir /tmp/elsewhere
     unshare -m sh -ec 'mount --bind ${host.path} /tmp/elsewhere; umount -l ${host.path}
-      ${dmloop} verify ${device.name}; ${dmloop} unmap ${device.name}'; rmdir /tmp/elsewhere`)
+      "$@" verify ${device.name}; "$@" unmap ${device.name}' sh ${dmloop}; rmdir /tmp/elsewhere`)
   assertNothingLeft(t, before)
 })
 
