@@ -92,8 +92,13 @@ const descriptors = (): number => readdirSync('/proc/self/fd').length
 
 /** No more descriptors are open than before, as soon as what was aborted has returned from the kernel. */
 async function closedAgain(before: number): Promise<boolean> {
-  for (let tries = 0; descriptors() > before && tries < 500; tries++) await sleep(20)
-  return descriptors() <= before
+  // It may return, with a descriptor, only after the first looks.
+  for (let tries = 0, quiet = 0; tries < 500; tries++) {
+    quiet = descriptors() > before ? 0 : quiet + 1
+    if (quiet === 5) return true
+    await sleep(20)
+  }
+  return false
 }
 
 /** Random numbers that are the same in every run. */
