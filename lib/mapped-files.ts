@@ -7,13 +7,7 @@ import type { SegmentTable } from './kernel/segments.js'
 import { deviceName, deviceSize } from './kernel/sysfs.js'
 import { NO_WAIT, type WaitLimit } from './kernel/wait.js'
 import { settleFences } from './fence.js'
-import {
-  isGuardedUnmarked,
-  mayHaveBeenGuarded,
-  readMark,
-  releaseGuard,
-  releaseUnmapped,
-} from './guard.js'
+import { isGuardedUnmarked, readMark, releaseGuard, releaseUnmapped } from './guard.js'
 import { locateFile, type Located } from './locate.js'
 import { dropStalePages } from './page-cache.js'
 import { BackingFile, BackingFiles } from './plan/backing-file.js'
@@ -140,8 +134,7 @@ export class MappedFiles implements AsyncDisposable {
     // The file was mapped by the device that is gone: its mark must be of that one, or of none that exists.
     else if (mark && !isKept && removed) await releaseUnmapped(found)
     else if ((!mark || isKept) && (removed || !isMappedAgain)) {
-      const isSwap = guard === 'swapfile' || (await mayHaveBeenGuarded(found))
-      await (isSwap ? releaseUnmapped(found) : dropStalePages(found))
+      await (guard === 'swapfile' ? releaseUnmapped(found) : dropStalePages(found))
     }
   }
 

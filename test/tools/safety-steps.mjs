@@ -555,18 +555,11 @@ export const STEPS = [
     run: SWAP,
   },
   {
-    step: 'swap file: that any process ends it that has no record',
-    file: 'mapped-files',
-    from: ' || (await mayHaveBeenGuarded(found))\n',
-    to: '\n',
-    run: SWAP_VFAT,
-  },
-  {
-    step: 'swap file: who opened it before that',
+    step: 'swap file: that another mount namespace knows it',
     file: 'guard',
-    from: '    await assertUnused(file, exclusive)\n',
-    to: '',
-    run: SWAP,
+    from: '(file.uses.swap || ((await isOpenForWriting(file))',
+    to: '(file.uses.swap || (false && (await isOpenForWriting(file))',
+    run: SWAP_VFAT,
   },
   {
     step: 'swap file: that verify finds the end of it',

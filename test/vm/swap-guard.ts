@@ -239,6 +239,19 @@ await t.test('several at once', async (t) => {
   assertNothingLeft(t, before)
 })
 
+await t.test('not beside another empty space that the kernel may fill instead', async (t) => {
+  if (filesystem !== 'ext4') return // It is the same for all.
+  const before = fileState(file)
+  const other = `${host.path}/other`
+  sh(`head -c 64K /dev/urandom >${other}; chmod 600 ${other}; mkswap -q ${other}
+    swapon -p 32767 ${other}`)
+  await t.rejects(mapFile(file, GUARD), { code: 'DMLOOP_UNGUARDABLE', message: /highest priority/ })
+  t.equal(swaps().length, 1)
+  t.equal(swaps()[0]?.[3], '0', 'nothing was written there')
+  sh(`swapoff ${other}; rm ${other}`)
+  assertNothingLeft(t, before)
+})
+
 await t.test('what fills it must stay', async (t) => {
   const before = fileState(file)
   t.match(sh(`unshare -i ${dmloop} map --guard=swapfile ${file} 2>&1 || true`), /IPC namespace/)
