@@ -111,8 +111,23 @@ const isExclusive = (file: BackingFile, guard: Guard): boolean =>
 
 /** The kernel has a swap file open for writing itself, so a lease tells nothing. What /proc lists does. */
 async function assertUnused(file: BackingFile, exclusive: boolean): Promise<void> {
-  const users = await (exclusive ? openersOf : writersOf)(file)
-  if (users.length > 0) throw await fileInUse(file, exclusive)
+  const users = await usersOf(file, exclusive)
+  if (users.length > 0) throw new DmloopError(openBy(file, users, exclusive))
+}
+
+/** Describes who has the file open for writing or, with `exclusive`, at all. */
+const usersOf = (file: BackingFile, exclusive: boolean): Promise<string[]> =>
+  (exclusive ? openersOf : writersOf)(file)
+
+function openBy(
+  file: BackingFile,
+  users: readonly string[],
+  exclusive: boolean,
+  why = needsPin(file) ? ', and whoever has it open can unpin it' : '',
+): Problem {
+  const by = users.length === 0 ? '' : ` by ${users.join(', ')}`
+  const detail = exclusive ? `is open${by}${why}` : `is open for writing${by}`
+  return problem('DMLOOP_FILE_IN_USE', { file: file.path }, detail)
 }
 
 /**
@@ -271,16 +286,8 @@ async function takeLease(file: BackingFile, exclusive: boolean, why?: string): P
 const endLease = ({ fd, path }: BackingFile, exclusive: boolean): Promise<boolean> =>
   result(native.endLease(fd, exclusive), path)
 
-async function fileInUse(
-  file: BackingFile,
-  exclusive: boolean,
-  why = needsPin(file) ? ', and whoever has it open can unpin it' : '',
-): Promise<Error> {
-  const users = await (exclusive ? openersOf : writersOf)(file)
-  const by = users.length === 0 ? '' : ` by ${users.join(', ')}`
-  const detail = exclusive ? `is open${by}${why}` : `is open for writing${by}`
-  return dmloopError('DMLOOP_FILE_IN_USE', { file: file.path }, detail)
-}
+const fileInUse = async (file: BackingFile, exclusive: boolean, why?: string): Promise<Error> =>
+  new DmloopError(openBy(file, await usersOf(file, exclusive), exclusive, why))
 
 /**
  * Releases a file whose device is gone: first the page cache, for nobody may write to the file while a
@@ -411,10 +418,7 @@ async function judgeSwap(file: BackingFile): Promise<Problem[]> {
   }
   // By the kernel, which has a swap file open; or by a process, and then nobody knows whether it is one.
   const writers = await writersOf(file)
-  if (writers.length > 0) {
-    const detail = `is open for writing by ${writers.join(', ')}`
-    return [problem('DMLOOP_FILE_IN_USE', { file: file.path }, detail)]
-  }
+  if (writers.length > 0) return [openBy(file, writers, false)]
   if ((await isFilled(file)) !== false) return []
   return found(
     'is swap space that is no longer full: the memory of processes may be written to its head',

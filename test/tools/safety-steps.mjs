@@ -550,8 +550,8 @@ export const STEPS = [
   {
     step: 'swap file: that verify finds who could write since its end',
     file: 'guard',
-    from: '  if (writers.length > 0) {\n    const detail',
-    to: '  if (writers.length > 1000) {\n    const detail',
+    from: '  if (writers.length > 0) return [openBy(file, writers, false)]\n',
+    to: '',
     run: SWAP,
   },
   {
