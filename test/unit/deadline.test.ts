@@ -18,9 +18,6 @@ t.teardown(() => {
 const fifo = join(folder, 'fifo')
 execFileSync('mkfifo', [fifo])
 
-/** Milliseconds. Nothing releases a stuck call before it is checked; a slow machine takes a second or two. */
-const AT_ONCE = 5000
-
 const descriptors = (): number => readdirSync('/proc/self/fd').length
 const openFifo = (allowance = 0): Promise<number> =>
   result(native.open(fifo, constants.O_RDONLY), fifo, allowance)
@@ -67,13 +64,14 @@ await t.test('a stuck call rejects in time, and what it comes to is taken back',
     ),
   )
   await sleep(100)
-  const read = readFile('/proc/self/stat').then(() => 'read')
-  const first = await Promise.race([read, sleep(AT_ONCE, 'kept waiting', { ref: false })])
-  t.equal(first, 'read', `another file is read with ${COUNT} calls stuck`)
+  const start = performance.now()
+  await readFile('/proc/self/stat')
+  const took = performance.now() - start
+  t.ok(took < 200, `another file is read in ${took.toFixed(0)} ms, with ${COUNT} calls stuck`)
   for (const { error, after } of await Promise.all(calls)) {
     t.match(error, { code: 'DMLOOP_TIMEOUT', file: fifo })
     t.match((error as Error).message, /open did not return for 600 ms/)
-    t.ok(after > 550 && after < AT_ONCE, `after ${after.toFixed(0)} ms`)
+    t.ok(after > 550 && after < 1500, `after ${after.toFixed(0)} ms`)
   }
   t.strictSame(stopped, [])
   await release()
@@ -88,7 +86,7 @@ await t.test('a stuck call does not hold an abort up', async (t) => {
   const patience = { timeout: 60_000, signal: controller.signal }
   const { error, after } = await rejection(withDeadline(patience, () => openFifo(), close))
   t.equal(error, reason)
-  t.ok(after > 500 && after < AT_ONCE, `after ${after.toFixed(0)} ms`)
+  t.ok(after > 500 && after < 1500, `after ${after.toFixed(0)} ms`)
   await release()
 })
 
