@@ -61,7 +61,7 @@ async function mountsSeenBy(pid: string, devices: Devices): Promise<string[]> {
   return found
 }
 
-/** Mounts in the mount namespaces of all processes; in another than that of this process together with such a process. */
+/** Mounts in the mount namespaces of all processes; in another than this one's together with such a process. */
 async function mountsOn(devices: Devices): Promise<string[]> {
   const found: string[] = []
   const seen = new Set<string>()
