@@ -30,12 +30,6 @@ struct ThreadAttributes {
 
 }  // namespace
 
-void Call::Execute() {
-  current_progress = &progress_;
-  DoWork();
-  current_progress = nullptr;
-}
-
 CallThreads& CallThreads::Get() {
   static CallThreads& threads = *std::make_unique<CallThreads>().release();
   return threads;

@@ -7,7 +7,6 @@
 #include <mutex>
 #include <vector>
 
-#include "progress.h"
 #include "result.h"
 
 namespace dmloop {
@@ -15,28 +14,20 @@ namespace dmloop {
 // Work that makes system calls and may wait without end: a frozen filesystem, a dead disk or a
 // vanished server does not answer, and such a wait cannot be interrupted.
 //
-// A call has one owner at a time: its thread while it runs; then the queue of its environment's
-// thread-safe function; then the event loop, which settles it. If the environment has ended
-// meanwhile, the thread deletes it, and what it has opened is closed. It may outlive the
-// environment, so it owns whatever it uses, and refers to no memory or descriptor of JavaScript's.
+// It has one owner at a time: its thread while it runs; then the queue of its environment's
+// thread-safe function; then the event loop. If the environment has ended meanwhile, the thread
+// deletes it, and what it has opened is closed. It may outlive the environment, so it owns whatever
+// it uses, and refers to no memory or descriptor of JavaScript's.
 class Call {
  public:
   virtual ~Call() = default;
 
   // Runs on a thread, which passes the call on with Return afterwards.
-  void Execute();
+  virtual void Execute() = 0;
   // In place of Execute, when no thread can be created.
   virtual void Refuse(const Failure& failure) = 0;
   // Receives the call when it has run.
   virtual void Return(std::unique_ptr<Call> self) = 0;
-
-  const Progress& progress() const { return progress_; }
-
- protected:
-  virtual void DoWork() = 0;
-
- private:
-  Progress progress_;
 };
 
 // Threads for calls, shared by all environments of the process. A call gets an idle thread or a new

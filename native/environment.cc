@@ -16,15 +16,13 @@ class Closing : public Call {
   Closing(HeldDescriptors descriptors, std::shared_ptr<Returns> returns)
       : descriptors_(std::move(descriptors)), returns_(std::move(returns)) {}
 
+  void Execute() override { const HeldDescriptors closed(std::move(descriptors_)); }
   void Refuse(const Failure&) override {}
   void Return(std::unique_ptr<Call> self) override {
     const auto returns = returns_;
     self.reset();
     returns->Take(nullptr);
   }
-
- protected:
-  void DoWork() override { const HeldDescriptors closed(std::move(descriptors_)); }
 
  private:
   HeldDescriptors descriptors_;
@@ -46,14 +44,14 @@ void Returns::Expect() {
   expected_++;
 }
 
-void Returns::Take(std::unique_ptr<PendingCall> call) {
+void Returns::Take(std::unique_ptr<Batch> batch) {
   std::unique_lock lock(mutex_);
-  if (open_ && call && loop_.NonBlockingCall(call.get()) == napi_ok) {
-    static_cast<void>(call.release());
+  if (open_ && batch && loop_.NonBlockingCall(batch.get()) == napi_ok) {
+    static_cast<void>(batch.release());
   }
   // What has come too late is deleted before it counts as taken, and may be slow to close.
   lock.unlock();
-  call.reset();
+  batch.reset();
   lock.lock();
   expected_--;
   all_taken_.notify_all();
@@ -65,17 +63,31 @@ void Returns::Close() {
   all_taken_.wait_for(lock, kMoment, [this] { return expected_ == 0; });
 }
 
-void Returns::Arrive(Napi::Env env, Napi::Function, std::nullptr_t*, PendingCall* call) {
-  std::unique_ptr<PendingCall> arrived(call);
+void Returns::Arrive(Napi::Env env, Napi::Function, std::nullptr_t*, Batch* batch) {
+  const std::unique_ptr<Batch> arrived(batch);
   // Without one, the environment empties the queue as it ends.
   if (static_cast<napi_env>(env) == nullptr) return;
-  Environment::Of(env).Settle(env, std::move(arrived));
+  Environment::Of(env).Settle(env, arrived->calls());
 }
 
-void PendingCall::Return(std::unique_ptr<Call> self) {
+void PendingCall::Execute() {
+  current_progress = &progress_;
+  DoWork();
+  current_progress = nullptr;
+}
+
+void Batch::Execute() {
+  for (const auto& call : calls_) call->Execute();
+}
+
+void Batch::Refuse(const Failure& failure) {
+  for (const auto& call : calls_) call->Refuse(failure);
+}
+
+void Batch::Return(std::unique_ptr<Call> self) {
   static_cast<void>(self.release());
   const auto returns = returns_;
-  returns->Take(std::unique_ptr<PendingCall>(this));
+  returns->Take(std::unique_ptr<Batch>(this));
 }
 
 void Environment::Make(Napi::Env env) {
@@ -88,18 +100,23 @@ void Environment::Make(Napi::Env env) {
 uint32_t Environment::Start(Napi::Env env, std::unique_ptr<PendingCall> call) {
   const uint32_t number = ++last_number_;
   call->number_ = number;
-  call->returns_ = returns_;
   if (pending_.empty()) returns_->KeepRunning(env, true);
   pending_.emplace(number, call.get());
-  returns_->Expect();
-  CallThreads::Get().Run(std::move(call));
+  PendingCalls alone;
+  (collecting_ ? collected_ : alone).push_back(std::move(call));
+  if (!collecting_) Run(std::move(alone));
   return number;
 }
 
-void Environment::Settle(Napi::Env env, std::unique_ptr<PendingCall> call) {
-  pending_.erase(call->number_);
+void Environment::Run(PendingCalls calls) {
+  returns_->Expect();
+  CallThreads::Get().Run(std::make_unique<Batch>(std::move(calls), returns_));
+}
+
+void Environment::Settle(Napi::Env env, const PendingCalls& calls) {
+  for (const auto& call : calls) pending_.erase(call->number_);
   if (pending_.empty()) returns_->KeepRunning(env, false);
-  call->Settle(env);
+  for (const auto& call : calls) call->Settle(env);
 }
 
 const Progress* Environment::ProgressOf(uint32_t number) const {

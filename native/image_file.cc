@@ -80,6 +80,18 @@ Result<Nothing> Write(int fd, const WriteBuffer& buffer, uint64_t length, uint64
   return WriteAll(fd, {buffer.data(), std::min<size_t>(length, buffer.size())}, offset);
 }
 
+Result<ReadBytes> Read(int fd, size_t length, uint64_t offset) {
+  ReadBytes read{NewDirectBuffer(length)};
+  for (;;) {
+    Entering("pread");
+    const ssize_t count = pread(fd, read.bytes.get(), length, static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return LastFailure("pread");
+    read.count = static_cast<size_t>(count);
+    return read;
+  }
+}
+
 Result<Nothing> WriteZeros(int fd, uint64_t offset, uint64_t length) {
   auto allocated = Allocate(fd, kWriteZeroes, offset, length);
   if (allocated.ok()) return allocated;

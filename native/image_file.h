@@ -38,6 +38,13 @@ Result<Nothing> Truncate(int fd, uint64_t size);
 // block of the disk, goes through the page cache, as does everything that is written afterwards.
 Result<Nothing> Write(int fd, const WriteBuffer& buffer, uint64_t length, uint64_t offset);
 
+// Reads up to a multiple of kDirectAlignment; fewer bytes where the file ends.
+struct ReadBytes {
+  DirectBuffer bytes;
+  size_t count = 0;
+};
+Result<ReadBytes> Read(int fd, size_t length, uint64_t offset);
+
 // Writes zeros: by the disk itself where the kernel and the disk have it
 // (FALLOC_FL_WRITE_ZEROES, Linux 6.17), else by writing them.
 Result<Nothing> WriteZeros(int fd, uint64_t offset, uint64_t length);

@@ -17,8 +17,23 @@ Napi::Value CallProgressJs(const Napi::CallbackInfo& info) {
   return object;
 }
 
+Napi::Value CollectCallsJs(const Napi::CallbackInfo& info) {
+  if (!info[0].IsBoolean()) return Reject(info.Env(), "collectCalls(collect)");
+  Environment::Of(info.Env()).Collect(info[0].As<Napi::Boolean>().Value());
+  return info.Env().Undefined();
+}
+
+Napi::Value StartCollectedJs(const Napi::CallbackInfo& info) {
+  Environment::Of(info.Env()).StartCollected();
+  return info.Env().Undefined();
+}
+
 }  // namespace
 
-void AddCalls(Napi::Object& exports) { Add(exports, "callProgress", CallProgressJs); }
+void AddCalls(Napi::Object& exports) {
+  Add(exports, "callProgress", CallProgressJs);
+  Add(exports, "collectCalls", CollectCallsJs);
+  Add(exports, "startCollected", StartCollectedJs);
+}
 
 }  // namespace dmloop

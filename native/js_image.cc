@@ -37,6 +37,22 @@ Napi::Value WriteJs(const Napi::CallbackInfo& info) {
       Undefined);
 }
 
+Napi::Value ReadJs(const Napi::CallbackInfo& info) {
+  const auto fd = UsedDescriptor::From(info[0]);
+  const auto length = SafeInteger(info[1]);
+  const auto offset = SafeInteger(info[2]);
+  if (!fd || !length || *length % kDirectAlignment != 0 || !offset) {
+    return Reject(info.Env(), "read(fd, length, offset)");
+  }
+  return PromiseWorker<ReadBytes>::Run(
+      info.Env(),
+      [fd = *fd, length = *length, offset = *offset] { return Read(fd.get(), length, offset); },
+      [](Napi::Env env, ReadBytes& read) -> Napi::Value {
+        const auto* bytes = reinterpret_cast<const uint8_t*>(read.bytes.get());
+        return Napi::Buffer<uint8_t>::Copy(env, bytes, read.count);
+      });
+}
+
 Napi::Value WriteZerosJs(const Napi::CallbackInfo& info) {
   const auto fd = UsedDescriptor::From(info[0]);
   const auto offset = SafeInteger(info[1]);
@@ -90,6 +106,7 @@ Napi::Value RenameJs(const Napi::CallbackInfo& info) {
 void AddImages(Napi::Object& exports) {
   Add(exports, "newWriteBuffer", NewWriteBufferJs);
   Add(exports, "write", WriteJs);
+  Add(exports, "read", ReadJs);
   Add(exports, "writeZeros", WriteZerosJs);
   Add(exports, "allocate", AllocateJs);
   Add(exports, "truncate", TruncateJs);

@@ -97,11 +97,15 @@ export interface SystemError extends Error {
   path?: string
 }
 
+/** Where an errno has two names, the first one counts: EAGAIN, not EWOULDBLOCK. */
+const ERRNO_NAMES = new Map(
+  Object.entries(constants.errno)
+    .reverse()
+    .map(([name, value]) => [-value, name]),
+)
+
 /** The name of a negative errno. libuv has none for some, ESTALE among them. */
-function errorName(errno: number): string {
-  const known = Object.entries(constants.errno).find(([, value]) => value === -errno)
-  return known?.[0] ?? getSystemErrorName(errno)
-}
+const errorName = (errno: number): string => ERRNO_NAMES.get(errno) ?? getSystemErrorName(errno)
 
 export function systemError(
   failure: { errno: number; syscall: string },

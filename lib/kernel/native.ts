@@ -1,5 +1,6 @@
 // The native addon, typed. It reports facts and failures; errors are made here, on the caller's stack.
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { collecting, type CallCollector } from './batch.js'
 import { systemError } from './errors.js'
 import { loadAddon } from './load-addon.js'
 import type { AddressCall } from './policy.js'
@@ -208,7 +209,7 @@ export interface PathFacts {
 /** FALLOC_FL_* of linux/falloc.h. */
 export const FALLOCATE = { keepSize: 0x1, punchHole: 0x2, unshareRange: 0x40 } as const
 
-interface Addon {
+interface Addon extends CallCollector {
   /**
    * The last system call of a native call, and how many it has made; undefined when the native call is
    * settled.
@@ -301,6 +302,8 @@ interface Addon {
   allocate: Call<[fd: number, mode: number, offset: number, length: number], void>
   truncate: Call<[fd: number, size: number], void>
   write: Call<[fd: number, buffer: WriteBuffer, length: number, offset: number], void>
+  /** Into memory that direct I/O takes; `length` is a multiple of 4096. Fewer bytes where the file ends. */
+  read: Call<[fd: number, length: number, offset: number], Buffer>
   writeZeros: Call<[fd: number, offset: number, length: number], void>
   /** Without `replace`, EEXIST where there is a file with the new name. */
   rename: Call<[from: string, to: string, replace: boolean], void>
@@ -376,7 +379,7 @@ function load(): Addon {
   }
 }
 
-export const native = load()
+export const native = collecting(load())
 
 /** A native call that has not returned. */
 export interface KernelCall {

@@ -1,10 +1,10 @@
 // /dev/mapper/NAME: made by udev, or by us where udev does not run.
-import { lstat, mkdir, readlink, rm, stat } from 'node:fs/promises'
+import { lstat, mkdir, readlink, rm } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import debug from 'debug'
 import { isSystemError } from './errors.js'
 import { native, result, type Cookie, type DmDevice } from './native.js'
-import { splitDevice } from './sysfs.js'
+import { identify } from './path.js'
 import { poll } from './wait.js'
 
 const log = debug('dmloop:udev')
@@ -116,9 +116,8 @@ export type DeviceNode = Pick<DmDevice, 'name' | 'major' | 'minor'>
 /** Whether a path is that of a node of a device. */
 async function isNodeOf(path: string, device: DeviceNode): Promise<boolean> {
   try {
-    const found = await stat(path)
-    const { major, minor } = splitDevice(found.rdev)
-    return found.isBlockDevice() && major === device.major && minor === device.minor
+    const { isBlockDevice, major, minor } = await identify(path)
+    return isBlockDevice && major === device.major && minor === device.minor
   } catch (error) {
     if (isSystemError(error, 'ENOENT', 'ELOOP')) return false
     throw error

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { basename, join } from 'node:path'
 import debug from 'debug'
+import { withoutBatches } from '../kernel/batch.js'
 import { withDeadline } from '../kernel/deadline.js'
 import { alreadyMapped } from '../kernel/device-mapper.js'
 import { DmloopError, dmloopError, isSystemError } from '../kernel/errors.js'
@@ -280,7 +281,9 @@ export class ImageStore {
       return (await mapper.map(name, metadata, options)).path
     }
     const device = await mapper.findDevice(metadata)
-    return device ? await nodeOf(device) : (await this.#mapFiles(name, options)).path
+    if (device) return await nodeOf(device)
+    // It writes the files' journals, and reads their extents: others need not wait for that.
+    return (await withoutBatches(() => this.#mapFiles(name, options))).path
   }
 
   /**

@@ -1,19 +1,19 @@
 // The label: a block at the end of an image's last file that is no part of the image. Nobody writes to it, so it
 // shows before the image is mapped from its metadata alone that its table is still the image's.
-import { read } from 'node:fs'
-import { promisify } from 'node:util'
 import { explainingErrors } from '../images/write-errors.js'
 import { isSystemError } from '../kernel/errors.js'
 import { native, result } from '../kernel/native.js'
 import { DEFAULT_WAIT } from '../kernel/wait.js'
 import { BackingFile } from '../plan/backing-file.js'
 
-const readBytes = promisify(read)
-
 /** Bytes; no logical block is larger. */
 export const LABEL_SIZE = 4096
 
 const MAGIC = 'dmloop image 1\n'
+
+/** Bytes of the longest text; zeros follow. */
+const LONGEST = 128
+const ZEROS = Buffer.alloc(LABEL_SIZE)
 
 /** The bytes of the label of the image with an id. */
 export function labelOf(id: string): Buffer {
@@ -39,13 +39,11 @@ export const hasLabel = async (fd: number, id: string, position: number): Promis
 
 /** The id in a label at such a place; undefined where there is none. */
 export async function readLabel(fd: number, position: number): Promise<string | undefined> {
-  // Where direct reads may write to.
-  const { bytes } = native.newWriteBuffer(LABEL_SIZE)
-  const { bytesRead } = await readBytes(fd, bytes, 0, LABEL_SIZE, position)
-  const [, magic, id] =
-    /^(.*\n)([-0-9a-f]{1,64})\n/.exec(Buffer.from(bytes).toString('latin1')) ?? []
-  if (bytesRead !== LABEL_SIZE || magic !== MAGIC || id === undefined) return undefined
-  return labelOf(id).equals(bytes) ? id : undefined
+  const label = await result(native.read(fd, LABEL_SIZE, position))
+  const [text, magic, id] =
+    /^(.*\n)([-0-9a-f]{1,64})\n/.exec(label.toString('latin1', 0, LONGEST)) ?? []
+  if (label.length !== LABEL_SIZE || text === undefined || magic !== MAGIC) return undefined
+  return label.subarray(text.length).equals(ZEROS.subarray(text.length)) ? id : undefined
 }
 
 /** Appends the label of an image to its last file. */

@@ -1,5 +1,6 @@
 // Maps many images; what keeps one of them from being mapped keeps no other.
 import debug from 'debug'
+import { inBatches } from '../kernel/batch.js'
 import { DmloopError, type Problem } from '../kernel/errors.js'
 import { limitedProgress, type ProgressListener } from '../plan/progress.js'
 
@@ -13,8 +14,8 @@ export interface MappedImages {
   problems: { name: string; problem: Problem }[]
 }
 
-/** Images that are mapped at a time: much of what it takes is waiting for threads. */
-const AT_ONCE = 4
+/** Images that are mapped at a time: their calls share the way to a thread. */
+const AT_ONCE = 16
 
 interface Work {
   /** The bytes of an image; undefined for one that is not to be mapped. */
@@ -50,10 +51,12 @@ export async function mapEach(
       report(bytes)
     }
   }
-  const workers = Array.from({ length: AT_ONCE }, work)
-  // What they share is in use until the last one has ended.
-  await Promise.allSettled(workers)
-  await Promise.all(workers)
+  await inBatches(async () => {
+    const workers = Array.from({ length: AT_ONCE }, work)
+    // What they share is in use until the last one has ended.
+    await Promise.allSettled(workers)
+    await Promise.all(workers)
+  })
   for (const list of [done.mapped, done.problems]) list.sort((a, b) => (a.name < b.name ? -1 : 1))
   return done
 }

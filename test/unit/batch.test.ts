@@ -1,0 +1,117 @@
+// Native calls that share a thread.
+import { execFileSync } from 'node:child_process'
+import { constants, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+import t from 'tap'
+import { inBatches, withoutBatches } from '#lib/kernel/batch.js'
+import { withDeadline } from '#lib/kernel/deadline.js'
+import { native, result } from '#lib/kernel/native.js'
+
+const folder = mkdtempSync(join(tmpdir(), 'dmloop-batch-'))
+t.teardown(() => {
+  rmSync(folder, { recursive: true })
+})
+const [file, fifo] = [join(folder, 'file'), join(folder, 'fifo')]
+writeFileSync(file, 'a'.repeat(5000))
+execFileSync('mkfifo', [fifo])
+
+const text = (path = file): Promise<string | undefined> => result(native.readFirst([path]), path)
+/** Waits until somebody writes to it, and opens it. */
+const openFifo = (): Promise<number> => result(native.open(fifo, constants.O_RDONLY), fifo)
+const close = (fd: number): Promise<void> => result(native.close(fd))
+
+/** The threads that native calls have. */
+const threads = (): number =>
+  readdirSync('/proc/self/task').filter(
+    (task) => readFileSync(`/proc/self/task/${task}/comm`, 'utf8') === 'dmloop\n',
+  ).length
+
+await t.test('calls of one turn share a thread', async (t) => {
+  const before = threads()
+  const operation = async (index: number): Promise<string> => {
+    if (index === 7) await t.rejects(text('/nonexistent/'.repeat(500)), { code: 'ENAMETOOLONG' })
+    await text()
+    return `${index}: ${((await text()) ?? '').length}`
+  }
+  const all = await inBatches(() => Promise.all(Array.from({ length: 50 }, (_, i) => operation(i))))
+  t.strictSame(
+    all,
+    Array.from({ length: 50 }, (_, i) => `${i}: 5000`),
+    'each has its own result',
+  )
+  t.ok(threads() <= Math.max(before, 1), `${threads()} threads`)
+  const without = Promise.all(Array.from({ length: 20 }, () => text()))
+  t.ok(threads() > 1, 'without batches each has one')
+  await without
+})
+
+await t.test('a stuck call keeps its batch, and nobody else', async (t) => {
+  const seen: string[] = []
+  const noting = async (what: string, call: Promise<unknown>): Promise<void> => {
+    await call
+    seen.push(what)
+  }
+  const done = inBatches(() =>
+    Promise.all([
+      openFifo().then(close),
+      noting('same', text()),
+      noting(
+        'part',
+        withoutBatches(() => text()),
+      ),
+    ]),
+  )
+  await noting('other', text())
+  await sleep(100)
+  t.strictSame(seen.sort(), ['other', 'part'])
+  writeFileSync(fifo, '')
+  await done
+  t.strictSame(seen.sort(), ['other', 'part', 'same'])
+})
+
+await t.test('a deadline holds for all calls of a batch', async (t) => {
+  const limit = { timeout: 300, signal: undefined }
+  const before = readdirSync('/proc/self/fd').length
+  const [stuck, behind] = await inBatches(() =>
+    Promise.allSettled([withDeadline(limit, openFifo, close), withDeadline(limit, () => text())]),
+  )
+  t.match(stuck, { reason: { code: 'DMLOOP_TIMEOUT', file: fifo, message: /: open did not/ } })
+  t.match(behind, { reason: { code: 'DMLOOP_TIMEOUT', file } })
+  writeFileSync(fifo, '')
+  for (let i = 0; i < 100 && readdirSync('/proc/self/fd').length > before; i++) await sleep(20)
+  t.equal(readdirSync('/proc/self/fd').length, before, 'what returned late is closed')
+})
+
+await t.test('a worker ends with calls that have not started', async (t) => {
+  const library = (name: string): string =>
+    JSON.stringify(new URL(`../../../dist/kernel/${name}.js`, import.meta.url).href)
+  const before = readdirSync('/proc/self/fd').length
+  for (let round = 0; round < 5; round++) {
+    const worker = new Worker(
+      `const { parentPort } = require('node:worker_threads')
+      Promise.all([import(${library('native')}), import(${library('batch')})]).then(([{ native }, { inBatches }]) => {
+        inBatches(() => Promise.all(Array.from({ length: 9 }, () => native.open(${JSON.stringify(file)}, 0))))
+        parentPort.postMessage('ready')
+        ${round % 2 === 0 ? 'for (;;) {}' : 'setInterval(() => {}, 1000)'}
+      })`,
+      { eval: true },
+    )
+    await new Promise((resolve) => worker.once('message', resolve))
+    await worker.terminate()
+  }
+  for (let i = 0; i < 100 && readdirSync('/proc/self/fd').length > before; i++) await sleep(20)
+  t.equal(readdirSync('/proc/self/fd').length, before, 'and leaves nothing open')
+})
+
+await t.test('reading', async (t) => {
+  const fd = await result(native.open(file, constants.O_RDONLY), file)
+  const read = (offset: number): Promise<Buffer> => result(native.read(fd, 4096, offset))
+  t.equal((await read(0)).toString(), 'a'.repeat(4096))
+  t.equal((await read(4096)).toString(), 'a'.repeat(5000 - 4096), 'less at the end')
+  t.equal((await read(8192)).length, 0, 'nothing behind it')
+  await close(fd)
+  await t.rejects(read(0), { code: 'EBADF', syscall: 'pread' })
+})
