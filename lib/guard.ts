@@ -164,7 +164,8 @@ export async function whileLeased<T>(
 async function assertSwapGuarded(file: BackingFile): Promise<void> {
   const [found] = await judgeGuard(file, 'swapfile')
   if (found) throw new DmloopError(found)
-  await assertUnused(file, isExclusive(file, 'swapfile'))
+  // Nobody has it open for writing, then.
+  if (isExclusive(file, 'swapfile')) await assertUnused(file, true)
 }
 
 /**

@@ -506,6 +506,13 @@ export const STEPS = [
     run: SWAP,
   },
   {
+    step: 'swap file: who opened it before that',
+    file: 'guard',
+    from: '    await assertUnused(file, exclusive)\n',
+    to: '',
+    run: SWAP,
+  },
+  {
     step: 'swap file: that it is full',
     file: 'kernel/swap-space',
     from: "      if (found === 'full') return\n",

@@ -147,11 +147,20 @@ await t.test('without its flag and its mode, the kernel itself still refuses', a
 
 await t.test('a writer who comes before it is swap space is found', async (t) => {
   const before = fileState(file)
-  const { swapOn } = native
-  let writer = 0
+  const { swapOn, dmCreate } = native
+  let writer: number | undefined
   native.swapOn = (...args) => {
-    if (writer === 0) writer = openSync(file, 'r+')
+    writer ??= openSync(file, 'r+')
     return swapOn(...args)
+  }
+  // Before the last check: who has written and gone must have been seen earlier.
+  native.dmCreate = (...args) => {
+    closeWriter()
+    return dmCreate(...args)
+  }
+  const closeWriter = (): void => {
+    if (writer !== undefined) closeSync(writer)
+    writer = undefined
   }
   try {
     await t.rejects(mapFile(file, GUARD), {
@@ -159,8 +168,8 @@ await t.test('a writer who comes before it is swap space is found', async (t) =>
       message: new RegExp(`process ${process.pid} `),
     })
   } finally {
-    Object.assign(native, { swapOn })
-    closeSync(writer)
+    Object.assign(native, { swapOn, dmCreate })
+    closeWriter()
   }
   assertNothingLeft(t, before)
 })
