@@ -11,6 +11,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   Environment::Make(env);
   AddCalls(exports);
   AddFiles(exports);
+  AddDevices(exports);
   AddImages(exports);
   AddExtents(exports);
   AddSegments(exports);

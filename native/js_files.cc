@@ -7,9 +7,7 @@
 #include "journal.h"
 #include "js_loop.h"
 #include "js_values.h"
-#include "mounts.h"
 #include "page_cache.h"
-#include "places.h"
 #include "probe.h"
 #include "record.h"
 #include "small_files.h"
@@ -19,21 +17,6 @@ namespace dmloop {
 
 namespace {
 
-Napi::Object NumberObject(Napi::Env env, DeviceNumber number) {
-  Napi::Object object = Napi::Object::New(env);
-  object.Set("major", number.major);
-  object.Set("minor", number.minor);
-  return object;
-}
-
-// The number of a device, as two arguments.
-std::optional<DeviceNumber> NumberFrom(const Napi::Value& first, const Napi::Value& second) {
-  const auto major = SafeInteger(first);
-  const auto minor = SafeInteger(second);
-  if (!major || !minor) return std::nullopt;
-  return DeviceNumber{static_cast<uint32_t>(*major), static_cast<uint32_t>(*minor)};
-}
-
 Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("mode", facts.mode);
@@ -42,8 +25,8 @@ Napi::Value FactsValue(Napi::Env env, FileFacts& facts) {
   object.Set("inode", std::to_string(facts.inode));
   object.Set("major", facts.number.major);
   object.Set("minor", facts.number.minor);
-  object.Set("filesystem", NumberObject(env, facts.filesystem));
-  object.Set("device", NumberObject(env, facts.device));
+  object.Set("filesystem", DeviceNumberObject(env, facts.filesystem));
+  object.Set("device", DeviceNumberObject(env, facts.device));
   object.Set("deviceCount", static_cast<double>(facts.device_count));
   object.Set("attributes", static_cast<double>(facts.attributes & facts.attributes_mask));
   object.Set("filesystemMagic", static_cast<double>(facts.filesystem_magic));
@@ -103,7 +86,7 @@ Napi::Value OpenFileJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value OpenFileByHandleJs(const Napi::CallbackInfo& info) {
-  const auto device = NumberFrom(info[0], info[1]);
+  const auto device = DeviceNumberFrom(info[0], info[1]);
   if (!device || !info[2].IsString()) {
     return Reject(info.Env(), "openFileByHandle(major, minor, handle)");
   }
@@ -113,49 +96,6 @@ Napi::Value OpenFileByHandleJs(const Napi::CallbackInfo& info) {
         return OpenFileByHandle(device, handle);
       },
       OpenedValue);
-}
-
-Napi::Value FilesystemUuidJs(const Napi::CallbackInfo& info) {
-  const auto device = NumberFrom(info[0], info[1]);
-  if (!device) return Reject(info.Env(), "filesystemUuid(major, minor)");
-  return PromiseWorker<std::optional<std::string>>::Run(
-      info.Env(), [device = *device] { return FilesystemUuid(device); },
-      [](Napi::Env env, std::optional<std::string>& uuid) -> Napi::Value {
-        return StringOrUndefined(env, uuid);
-      });
-}
-
-struct MountedFilesystem {
-  DeviceNumber device;
-  std::string name;
-};
-
-Napi::Object MountedObject(Napi::Env env, const MountedFilesystem& filesystem) {
-  Napi::Object object = NumberObject(env, filesystem.device);
-  object.Set("filesystem", filesystem.name);
-  return object;
-}
-
-void AppendMounted(std::vector<MountedFilesystem>& filesystems, const std::vector<Mount>& mounts) {
-  for (const Mount& mount : mounts) {
-    const auto device = mount.number.major != 0 ? mount.number : DeviceAt(mount.place);
-    if (device) filesystems.push_back({*device, mount.filesystem});
-  }
-}
-
-// The mounts of every namespace, as far as TypeScript asks about them.
-Napi::Value ListMountsJs(const Napi::CallbackInfo& info) {
-  return PromiseWorker<std::vector<MountedFilesystem>>::Run(
-      info.Env(),
-      []() -> Result<std::vector<MountedFilesystem>> {
-        std::vector<MountedFilesystem> filesystems;
-        AppendMounted(filesystems, OwnMounts());
-        AppendMounted(filesystems, ForeignMounts());
-        return filesystems;
-      },
-      [](Napi::Env env, std::vector<MountedFilesystem>& filesystems) -> Napi::Value {
-        return ArrayOf(env, filesystems, MountedObject);
-      });
 }
 
 Napi::Value OpenJs(const Napi::CallbackInfo& info) {
@@ -410,26 +350,11 @@ Napi::Value RemoveSwappedPagesJs(const Napi::CallbackInfo& info) {
       Undefined);
 }
 
-Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
-  const auto major = SafeInteger(info[1]);
-  const auto minor = SafeInteger(info[2]);
-  if (!info[0].IsString() || !major || !minor) {
-    return Reject(info.Env(), "makeBlockNode(path, major, minor)");
-  }
-  return PromiseWorker<Nothing>::Run(
-      info.Env(),
-      [path = info[0].As<Napi::String>().Utf8Value(), major = static_cast<uint32_t>(*major),
-       minor = static_cast<uint32_t>(*minor)] { return MakeBlockNode(path, major, minor); },
-      Undefined);
-}
-
 }  // namespace
 
 void AddFiles(Napi::Object& exports) {
   Add(exports, "openFile", OpenFileJs);
   Add(exports, "openFileByHandle", OpenFileByHandleJs);
-  Add(exports, "filesystemUuid", FilesystemUuidJs);
-  Add(exports, "listMounts", ListMountsJs);
   Add(exports, "open", OpenJs);
   Add(exports, "identify", IdentifyJs);
   Add(exports, "probe", ProbeJs);
@@ -466,7 +391,6 @@ void AddFiles(Napi::Object& exports) {
   Add(exports, "swapOff", FileStepJs<SwapOff>);
   Add(exports, "swapOutPages", SwapOutPagesJs);
   Add(exports, "removeSwappedPages", RemoveSwappedPagesJs);
-  Add(exports, "makeBlockNode", MakeBlockNodeJs);
 }
 
 }  // namespace dmloop

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "device_number.h"
 #include "packed_rows.h"
 #include "promise_worker.h"
 #include "result.h"
@@ -42,6 +43,22 @@ inline std::optional<uint64_t> SafeInteger(const Napi::Value& value) {
 inline Napi::Value ExactNumber(Napi::Env env, uint64_t value) {
   if (value > kMaxSafeInteger) return Napi::BigInt::New(env, value);
   return Napi::Number::New(env, static_cast<double>(value));
+}
+
+inline Napi::Object DeviceNumberObject(Napi::Env env, DeviceNumber number) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("major", number.major);
+  object.Set("minor", number.minor);
+  return object;
+}
+
+// From two arguments.
+inline std::optional<DeviceNumber> DeviceNumberFrom(const Napi::Value& first,
+                                                    const Napi::Value& second) {
+  const auto major = SafeInteger(first);
+  const auto minor = SafeInteger(second);
+  if (!major || !minor) return std::nullopt;
+  return DeviceNumber{static_cast<uint32_t>(*major), static_cast<uint32_t>(*minor)};
 }
 
 // Numbers of JavaScript's, copied: a call that works with them may outlive the environment that
@@ -188,6 +205,7 @@ inline void Add(Napi::Object& exports, const char* name,
 void AddCalls(Napi::Object& exports);
 void AddExtents(Napi::Object& exports);
 void AddFiles(Napi::Object& exports);
+void AddDevices(Napi::Object& exports);
 void AddImages(Napi::Object& exports);
 void AddSegments(Napi::Object& exports);
 void AddDeviceMapper(Napi::Object& exports);

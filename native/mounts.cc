@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <string_view>
+#include <utility>
 
 #include "small_files.h"
 
@@ -70,13 +71,15 @@ std::optional<Mount> ParseMount(std::string_view line, const std::string& root) 
   return mount;
 }
 
-// Calls a function with each line of a process's mountinfo, until it returns true.
-template <typename Visit>
-void ReadMountinfo(const std::string& process, Visit visit) {
+// Of a process; empty where it ends meanwhile.
+std::string ReadMountinfo(const std::string& process) {
   auto text = ReadText(process + "/mountinfo");
-  // A process that ends meanwhile has none.
-  if (!text.ok() || !text.value()) return;
-  std::string_view lines = *text.value();
+  return text.ok() ? std::move(text.value()).value_or("") : "";
+}
+
+// Calls a function with each line, until it returns true.
+template <typename Visit>
+void VisitLines(std::string_view lines, Visit visit) {
   while (!lines.empty()) {
     const size_t end = std::min(lines.find('\n'), lines.size());
     if (visit(lines.substr(0, end))) return;
@@ -90,7 +93,7 @@ bool HasBlocks(const Mount& mount) {
 }
 
 void AppendMounts(const std::string& process, const std::string& root, std::vector<Mount>& mounts) {
-  ReadMountinfo(process, [&](std::string_view line) {
+  VisitLines(ReadMountinfo(process), [&](std::string_view line) {
     auto mount = ParseMount(line, root);
     if (mount && HasBlocks(*mount)) mounts.push_back(std::move(*mount));
     return false;
@@ -108,10 +111,10 @@ std::string MountNumber(int fd) {
   return text.value()->substr(start + kName.size(), end - start - kName.size());
 }
 
-// Nothing where a process does not see the mount.
-std::optional<Mount> MountIn(const std::string& process, const std::string& number) {
+// Nothing where it is not in a process's mountinfo.
+std::optional<Mount> MountIn(std::string_view mountinfo, const std::string& number) {
   std::optional<Mount> mount;
-  ReadMountinfo(process, [&](std::string_view line) {
+  VisitLines(mountinfo, [&](std::string_view line) {
     if (line.substr(0, line.find(' ')) != number) return false;
     mount = ParseMount(line, "");
     return true;
@@ -149,16 +152,18 @@ std::vector<Mount> OwnMounts() {
   return mounts;
 }
 
-std::optional<Mount> MountOf(int fd) {
+std::optional<Mount> MountOf(int fd) { return MountOf(fd, ReadMountinfo("/proc/self")); }
+
+std::optional<Mount> MountOf(int fd, std::string_view own_mountinfo) {
   const std::string number = MountNumber(fd);
   if (number.empty()) return std::nullopt;
-  if (auto own = MountIn("/proc/self", number)) return own;
+  if (auto own = MountIn(own_mountinfo, number)) return own;
   // Also of this namespace: where this process has a root directory of its own (chroot(2)), its
   // mountinfo lacks what is outside.
   std::set<std::string> seen = {""};
   for (const std::string& process : Processes()) {
     if (!seen.insert(NamespaceOf(process)).second) continue;
-    if (auto found = MountIn(process, number)) return found;
+    if (auto found = MountIn(ReadMountinfo(process), number)) return found;
   }
   return std::nullopt;
 }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "device_number.h"
@@ -32,8 +33,10 @@ std::vector<Mount> OwnMounts();
 std::vector<Mount> ForeignMounts();
 // The mount that an open file was opened through; O_PATH suffices. Its place is that of another
 // namespace, where this process does not see it itself. Nothing where no process that /proc shows
-// has it in its mountinfo, as after umount2(2) with MNT_DETACH.
+// has it in its mountinfo, as after umount2(2) with MNT_DETACH. It may be known already what this
+// process's mountinfo says.
 std::optional<Mount> MountOf(int fd);
+std::optional<Mount> MountOf(int fd, std::string_view own_mountinfo);
 // The folder of each process in /proc.
 std::vector<std::string> Processes();
 

@@ -12,6 +12,7 @@
 #include <charconv>
 #include <string_view>
 
+#include "device_facts.h"
 #include "file_handle.h"
 #include "files.h"
 #include "filesystem_uuid.h"
@@ -42,14 +43,6 @@ std::string MountsOf(std::string_view mountinfo, std::string_view device) {
     if (line.substr(third, line.find(' ', third) - third) == device) lines += line;
   }
   return lines;
-}
-
-std::optional<std::string> KernelName(const std::string& folder) {
-  std::array<char, PATH_MAX> target;
-  const ssize_t size = readlink(folder.c_str(), target.data(), target.size());
-  if (size < 0) return std::nullopt;
-  const std::string_view path(target.data(), static_cast<size_t>(size));
-  return std::string(path.substr(path.rfind('/') + 1));
 }
 
 // A text that may be missing, in place of the one that is given.
@@ -88,7 +81,7 @@ Result<FileProbe> ProbeFile(int fd) {
   std::string mountinfo;
   if (auto failure = ReadInto(mountinfo, "/proc/self/mountinfo")) return *failure;
   probe.mounts = MountsOf(mountinfo, TextOf(probe.facts.filesystem));
-  if (const auto mount = MountOf(fd)) probe.mount_idmapped = mount->idmapped;
+  if (const auto mount = MountOf(fd, mountinfo)) probe.mount_idmapped = mount->idmapped;
   if (auto failure = ReadInto(probe.swaps, "/proc/swaps")) return *failure;
   probe.loops = loop::List();
   return probe;

@@ -1,9 +1,8 @@
 // A device and its underlying devices, in words:
 // dm-3 "vg-root" (linear, 3 segments) on sda3 and sdb1.
-import { readdir } from 'node:fs/promises'
-import { native, result, type DmTable } from './native.js'
+import { native, result, type DeviceFacts, type DmTable } from './native.js'
 import { SEGMENT_COLUMNS } from './segments.js'
-import { kernelName, mapperName, parseDevice, readText } from './sysfs.js'
+import { parseDevice } from './sysfs.js'
 
 /** A target's name by the number that packed segments have for it (native/segments.h). */
 const TARGETS: Record<number, string> = { [-1]: 'zero', [-3]: 'striped' }
@@ -19,43 +18,39 @@ export function targetsOf({ rows, others }: DmTable): string[] {
   return [...names]
 }
 
-async function kindOf(device: string): Promise<string | undefined> {
-  const folder = `/sys/dev/block/${device}`
-  if ((await mapperName(device)) !== undefined) {
-    const table = await result(native.dmTable(parseDevice(device), false), device)
+async function kindOf({ number, ...facts }: DeviceFacts): Promise<string | undefined> {
+  const { mapperName, mdLevel, backingFile } = facts
+  if (mapperName !== undefined) {
+    const table = await result(native.dmTable(parseDevice(number), false), number)
     const count = table.rows.length / SEGMENT_COLUMNS
     return `${targetsOf(table).join(', ')}, ${count} ${count === 1 ? 'segment' : 'segments'}`
   }
-  const level = await readText(`${folder}/md/level`)
-  if (level !== undefined) return `md ${level}`
-  const file = await readText(`${folder}/loop/backing_file`)
-  return file === undefined ? undefined : `backed by ${file}`
+  if (mdLevel !== undefined) return `md ${mdLevel}`
+  return backingFile === undefined ? undefined : `backed by ${backingFile}`
 }
 
-async function describeOne(device: string): Promise<string> {
-  const [name = device, mapped, kind] = await Promise.all([
-    kernelName(device),
-    mapperName(device),
-    kindOf(device),
-  ])
-  const quoted = mapped === undefined ? '' : ` "${mapped}"`
-  return `${name}${quoted}${kind === undefined ? '' : ` (${kind})`}`
+async function describeOne(facts: DeviceFacts): Promise<string> {
+  const { number, kernelName = number, mapperName } = facts
+  const kind = await kindOf(facts)
+  const quoted = mapperName === undefined ? '' : ` "${mapperName}"`
+  return `${kernelName}${quoted}${kind === undefined ? '' : ` (${kind})`}`
 }
+
+const readDevices = (device: string): Promise<DeviceFacts[]> =>
+  result(native.readDevices(device), device)
 
 /** The devices that a device is made of, as "major:minor". */
-export async function underlyingDevices(device: string): Promise<string[]> {
-  const names = await readdir(`/sys/dev/block/${device}/slaves`).catch(() => [])
-  const numbers = await Promise.all(names.map((name) => readText(`/sys/class/block/${name}/dev`)))
-  return numbers.filter((number) => number !== undefined)
-}
+export const underlyingDevices = async (device: string): Promise<string[]> =>
+  (await readDevices(device))[0]?.underlying ?? []
 
 /** Level by level, from the device down. */
 export async function describeStack(device: string): Promise<string> {
+  const found = new Map((await readDevices(device)).map((facts) => [facts.number, facts]))
   const levels: string[] = []
-  for (let devices = [device]; devices.length > 0;) {
-    const names = await Promise.all(devices.map(describeOne))
-    levels.push(names.join(' and '))
-    devices = [...new Set((await Promise.all(devices.map(underlyingDevices))).flat())]
+  for (let level = [device]; level.length > 0;) {
+    const devices = level.flatMap((number) => found.get(number) ?? [])
+    levels.push((await Promise.all(devices.map(describeOne))).join(' and '))
+    level = [...new Set(devices.flatMap(({ underlying }) => underlying))]
   }
   return levels.join(' on ')
 }

@@ -104,6 +104,7 @@ export interface FileProbe {
   /** Bytes. */
   blockSize: number
   deviceSize: ExactSize
+  /** The lines of mountinfo for the filesystem. */
   mounts: string
   /** Of the mount that the file was opened through; undefined where /proc lists no such mount. */
   mountIdmapped: boolean | undefined
@@ -189,6 +190,19 @@ export interface Layer {
   stripes?: Float64Array
 }
 
+/** A block device as sysfs describes it. */
+export interface DeviceFacts {
+  /** "major:minor". */
+  number: string
+  kernelName: string | undefined
+  /** Each of a kind of device: device-mapper, md, loop. */
+  mapperName: string | undefined
+  mdLevel: string | undefined
+  backingFile: string | undefined
+  /** The numbers of the devices that it is made of. */
+  underlying: string[]
+}
+
 type Settled<T> = { value: T } | { failure: { errno: number; syscall: string; path?: string } }
 /** `call` is the number of the call; see `callProgress`. */
 type Pending<T> = Promise<Settled<T>> & { readonly call?: number }
@@ -232,6 +246,8 @@ interface Addon extends CallCollector {
   openFile: Call<[path: string, writable: boolean], OpenedFile>
   /** Through any mount of the filesystem on that device; see native/probe.h. */
   openFileByHandle: Call<[major: number, minor: number, handle: string], OpenedFile>
+  /** A device ("major:minor") and all that it is made of, level by level and each once. */
+  readDevices: Call<[device: string], DeviceFacts[]>
   /** In hexadecimal digits; undefined where it is mounted nowhere, or the kernel does not tell. */
   filesystemUuid: Call<[major: number, minor: number], string | undefined>
   /** The mounts of filesystems with a device, in every mount namespace. */

@@ -12,7 +12,7 @@ import {
   type OpenedFile,
 } from '../kernel/native.js'
 import { FILESYSTEMS, type AddressCall } from '../kernel/policy.js'
-import { deviceName } from '../kernel/sysfs.js'
+import { deviceName, parseMountinfo } from '../kernel/sysfs.js'
 import { poll, type WaitLimit } from '../kernel/wait.js'
 
 const log = debug('dmloop:backing-file')
@@ -101,6 +101,12 @@ export class BackingFile implements AsyncDisposable {
   /** Whether the mount that it was opened through is idmapped; undefined where that cannot be told. */
   get mountIdmapped(): boolean | undefined {
     return this.#state.probe.mountIdmapped
+  }
+
+  /** Where its filesystem is mounted, as this process sees it. */
+  get mountPoints(): string[] {
+    const { mounts } = this.#state.probe
+    return parseMountinfo(mounts).map(({ mountPoint }) => mountPoint)
   }
 
   /** The filesystem's device, as "major:minor". */

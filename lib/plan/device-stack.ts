@@ -11,7 +11,7 @@ import {
 import { DmloopError, exactOrTooLarge, problem, type Problem } from '../kernel/errors.js'
 import { native, result, type DmTable, type Layer } from '../kernel/native.js'
 import { sameNumbers } from '../kernel/segments.js'
-import { deviceName, mountsOf } from '../kernel/sysfs.js'
+import { deviceName } from '../kernel/sysfs.js'
 import { poll } from '../kernel/wait.js'
 import type { BackingFile } from './backing-file.js'
 import { identityOf, wrappedBy } from './names.js'
@@ -220,8 +220,8 @@ async function busyProblem(file: BackingFile, table: DmTable): Promise<Problem> 
 async function unmappableProblem(file: BackingFile, table: DmTable | undefined): Promise<Problem> {
   const stored = await describeStorage(file)
   if (!table || table.others.length === 0) {
-    const mounts = (await mountsOf(file.device)).map(({ mountPoint }) => mountPoint)
-    const where = mounts.length === 0 ? '' : `, mounted on ${mounts.join(' and ')},`
+    const { mountPoints } = file
+    const where = mountPoints.length === 0 ? '' : `, mounted on ${mountPoints.join(' and ')},`
     const detail = `${stored}, and the filesystem${where} holds that device itself`
     return problem('DMLOOP_DEVICE_CLAIMED', { file: file.path }, detail)
   }
