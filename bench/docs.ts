@@ -13,6 +13,6 @@ for (const [, name = ''] of readFileSync(PERFORMANCE, 'utf8').matchAll(/\(plots\
   const result = readResult(name)
   if (result) writeFileSync(path(`docs/plots/${name}.svg`), plot(result))
 }
-for (const document of [PERFORMANCE, path('README.md')]) {
+for (const document of [PERFORMANCE, path('bench/results/README.md'), path('README.md')]) {
   writeFileSync(document, await withTables(document))
 }

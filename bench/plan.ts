@@ -1,17 +1,17 @@
-// planFile against filefrag -v, and against a loop in C over the same ioctl: the floor.
+// plan.js [FILESYSTEM]: planFile against filefrag -v, and against a loop in C over the same ioctl: the floor. In the
+// guest; or on a filesystem that is named, in a file on this machine, which takes root.
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { planFile } from 'dmloop'
-import { sh } from '../test/vm/lab.js'
-import { fragmentedHost, sizes } from './files.js'
+import { quoted, sh } from '../test/vm/lab.js'
+import { fragmentedHere, fragmentedHost, sizes, type MeasuredFile } from './files.js'
 import { floor, milliseconds, afterFork, PAIRS, report, spread } from './measure.js'
 import type { Row } from './results.js'
 
 const PEER = fileURLToPath(new URL('../test/vm/peer.js', import.meta.url))
-const rows: Row[] = []
-for (const size of sizes(1, 1000, 100_000, 1_000_000)) {
-  const host = fragmentedHost(size)
-  const { file } = host
+const SIZES = [1, 1000, 100_000, 1_000_000]
+
+async function measure({ file }: MeasuredFile): Promise<Row> {
   const extents = (await planFile(file)).extents.length
   const ours: number[] = []
   const ratios = { floor: [] as number[], filefrag: [] as number[], processes: [] as number[] }
@@ -22,7 +22,7 @@ for (const size of sizes(1, 1000, 100_000, 1_000_000)) {
       () => planFile(file),
     )
     const least = floor('plan', file)
-    const filefrag = await milliseconds(() => sh(`filefrag -v ${file} >/dev/null`))
+    const filefrag = await milliseconds(() => sh(`filefrag -v ${quoted(file)} >/dev/null`))
     const whole = await milliseconds(() =>
       execFileSync(process.execPath, [PEER, 'plan', file], { stdio: 'ignore' }),
     )
@@ -32,14 +32,24 @@ for (const size of sizes(1, 1000, 100_000, 1_000_000)) {
     ratios.filefrag.push(time / filefrag)
     ratios.processes.push(whole / filefrag)
   }
-  rows.push({
+  return {
     extents,
     'planFile, ms': Number(spread(ours).median.toFixed(2)),
     'over the floor, ms': Number(spread(over).median.toFixed(2)),
     'call / floor': spread(ratios.floor),
     'call / filefrag -v': spread(ratios.filefrag),
     'whole process / filefrag -v': spread(ratios.processes),
-  })
-  host.remove()
+  }
+}
+
+const [filesystem] = process.argv.slice(2)
+const rows: Row[] = []
+for (const size of filesystem === undefined ? sizes(...SIZES) : SIZES) {
+  const made = filesystem === undefined ? fragmentedHost(size) : fragmentedHere(filesystem, size)
+  try {
+    rows.push(await measure(made))
+  } finally {
+    made.remove()
+  }
 }
 report('plan', 'From a file to its extents', rows)

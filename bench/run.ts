@@ -17,10 +17,13 @@ const BENCHES: Record<string, string[]> = {
   io: ['io', 'ram'],
   'io-null_blk': ['io', 'null_blk'],
   create: ['create'],
+  'plan-here': ['plan', 'ext4'],
+  'plan-here-xfs': ['plan', 'xfs'],
   'map-all': ['map-all'],
 }
-/** Needs no root, and runs on this machine. */
-const ON_THIS_MACHINE = ['create']
+const ON_THIS_MACHINE = ['create', 'plan-here', 'plan-here-xfs']
+/** Only when they are asked for: they take root, to mount a filesystem. */
+const BY_NAME = ['plan-here', 'plan-here-xfs']
 /** User-Mode Linux has no null_blk. */
 const SMP_ONLY = ['io-null_blk']
 const path = (program: string): string => fileURLToPath(new URL(program, import.meta.url))
@@ -57,6 +60,6 @@ if (unknown.length > 0) {
   console.error(`there is no bench ${unknown.join(', ')}: there are ${names.join(', ')}`)
   process.exit(2)
 }
-for (const name of asked.length > 0 ? asked : names)
+for (const name of asked.length > 0 ? asked : names.filter((each) => !BY_NAME.includes(each)))
   process.exitCode ||= await run(name, values.smp)
 await import('./docs.js')

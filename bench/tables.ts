@@ -24,12 +24,19 @@ export async function withGenerated(
   return format(document, { ...(await resolveConfig(path)), filepath: path })
 }
 
+/** `name` is that of a result, or RESULT/DEVICE/FILESYSTEM: those rows of it only. */
 function table(name: string): string {
-  const result = readResult(name)
+  const [file = '', device, filesystem = ''] = name.split('/')
+  const result = readResult(file)
   if (!result) return '_Not measured yet._\n'
-  const header = Object.keys(result.rows[0] ?? {})
-  const rows = result.rows.map((row) => Object.values(row).map(shown))
-  return `${circumstances(result)}\n\n${markdownTable(header, rows)}`
+  const isShown = (row: Row): boolean =>
+    device === undefined || (row.device === device && shown(row.file ?? '').startsWith(filesystem))
+  const rows = result.rows
+    .filter(isShown)
+    .map((row) => Object.entries(row).filter(([column]) => !(device && column === 'device')))
+  const header = (rows[0] ?? []).map(([column]) => column)
+  const cells = rows.map((row) => row.map(([, cell]) => shown(cell)))
+  return `${circumstances(result)}\n\n${markdownTable(header, cells)}`
 }
 
 interface Summary {
@@ -71,6 +78,13 @@ const SUMMARY: Summary[] = [
     result: 'plan',
     row: ({ extents }) => Number(extents) > 500_000,
     column: 'call / filefrag -v',
+  },
+  {
+    what: 'time of `mapAll`, 1,000 images / of `dmsetup create --concise`',
+    better: 'lower',
+    result: 'map-all',
+    row: () => true,
+    column: 'time / of dmsetup create --concise',
   },
   {
     what: 'throughput, random 4 KiB, 12 threads, synchronous / of the raw disk',
