@@ -3,11 +3,11 @@ import debug from 'debug'
 import { findDevice, listDevices, nameTaken } from './kernel/device-mapper.js'
 import { DmloopError } from './kernel/errors.js'
 import type { Loop } from './kernel/loop.js'
-import { NO_WAIT, type WaitLimit } from './kernel/wait.js'
+import type { WaitLimit } from './kernel/wait.js'
 import { FileLock } from './file-lock.js'
 import type { MapRequest } from './options.js'
 import { checkedName, namesAfter } from './plan/names.js'
-import { readRecords, recordNames } from './record.js'
+import { readRecords } from './record.js'
 import { loopOf } from './recovery.js'
 
 const log = debug('dmloop:device-name')
@@ -34,7 +34,7 @@ async function takenNames(): Promise<Set<string>> {
   return names
 }
 
-/** Locks on names are kept beside those on files, whose identities start with a number. */
+/** Of the locks on names; see `sweepLocks`. */
 const PREFIX = 'name-'
 
 /**
@@ -69,14 +69,4 @@ async function createAs<T>(
   await using _ = await FileLock.take([PREFIX + name], limit)
   if (await isNameTaken(name)) throw nameTaken(name)
   return await make(name)
-}
-
-/** Removes the locks on names that killed processes have left. */
-export async function sweepNames(): Promise<void> {
-  for (const identity of await recordNames(PREFIX)) {
-    await using _ = await FileLock.take([identity], NO_WAIT).catch((error: unknown) => {
-      log('%s: %o', identity, error)
-      return undefined
-    })
-  }
 }

@@ -8,7 +8,7 @@ import { identify } from './kernel/path.js'
 import type { DmloopCode } from './kernel/policy.js'
 import { DEFAULT_WAIT, NO_WAIT, poll, type WaitLimit } from './kernel/wait.js'
 import { BackingFiles, lockedError } from './plan/backing-file.js'
-import { DIRECTORY, parseRecord, recordPath, type MappingRecord } from './record.js'
+import { DIRECTORY, lockNames, parseRecord, recordPath, type MappingRecord } from './record.js'
 
 const log = debug('dmloop:file-lock')
 
@@ -92,6 +92,16 @@ export const lockWrapped = (device: string): Promise<FileLock> =>
 
 /** One process at a time has a file become swap space. */
 export const lockSwapSpace = (): Promise<FileLock> => FileLock.take(['swap-space'], DEFAULT_WAIT)
+
+/** Removes the locks on anything but files that killed processes have left. */
+export async function sweepLocks(): Promise<void> {
+  for (const name of await lockNames()) {
+    await using _ = await FileLock.take([name], NO_WAIT).catch((error: unknown) => {
+      log('%s: %o', name, error)
+      return undefined
+    })
+  }
+}
 
 /** Opened files, and the lock on them. */
 export interface LockedFiles {

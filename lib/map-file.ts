@@ -12,9 +12,9 @@ import { readFilesystemIds } from './kernel/filesystems.js'
 import { assertPartitionReader } from './kernel/partition-table.js'
 import { nodePath } from './kernel/udev.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
-import { createNamed, isNameTaken, sweepNames } from './device-name.js'
+import { createNamed, isNameTaken } from './device-name.js'
 import { judgeFenceable, raiseFences, settleFences } from './fence.js'
-import { openLocked, type LockedFiles } from './file-lock.js'
+import { openLocked, sweepLocks, type LockedFiles } from './file-lock.js'
 import { acquireGuard, readMark, restoreAttributes, whileLeased } from './guard.js'
 import { LinearDevice } from './linear-device.js'
 import { loadProven } from './load-table.js'
@@ -68,7 +68,7 @@ async function map(request: MapRequest): Promise<MappedDevice> {
   await using files = locked.files
   await using _ = locked.lock
   if (request.name !== undefined) checkedName(request.name)
-  await sweepNames()
+  await sweepLocks()
   await recoverFiles(locked, request)
   await files.probe()
   await assertHeads(files.list, request.guard)

@@ -7,7 +7,8 @@ import type { DmDevice } from './kernel/native.js'
 import { identify } from './kernel/path.js'
 import { deviceName, diskName } from './kernel/sysfs.js'
 import { DEFAULT_WAIT } from './kernel/wait.js'
-import { findLoopNamed, sweepNames } from './device-name.js'
+import { findLoopNamed } from './device-name.js'
+import { sweepLocks } from './file-lock.js'
 import { LinearDevice } from './linear-device.js'
 import { LoopDevice } from './loop-device.js'
 import type { MappedDevice } from './mapped-device.js'
@@ -111,7 +112,7 @@ export async function listMappings(): Promise<MappedDevice[]> {
 
 async function findMappings(): Promise<MappedDevice[]> {
   await recoverAll()
-  await sweepNames()
+  await sweepLocks()
   const mappings = [
     ...(await Promise.all((await listDevices()).map(ofDevice))),
     ...(await Promise.all((await listLoops()).map(ofLoop))),

@@ -192,8 +192,8 @@ export async function readRecord(identity: string): Promise<MappingRecord | unde
   return text === undefined ? undefined : parseRecord(text)
 }
 
-/** The names of all records and locks that start with a prefix. */
-export async function recordNames(prefix: string): Promise<string[]> {
+/** The names of locks on what is no file: the identity of a file starts with a number. */
+export async function lockNames(): Promise<string[]> {
   const files = await result(native.readFolder(DIRECTORY, SUFFIX), DIRECTORY)
-  return files.map(({ name }) => basename(name, SUFFIX)).filter((name) => name.startsWith(prefix))
+  return files.map(({ name }) => basename(name, SUFFIX)).filter((name) => !/^\d/.test(name))
 }

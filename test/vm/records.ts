@@ -29,6 +29,19 @@ import {
 const HOLD_PAGES = fileURLToPath(new URL('../../../build/Release/hold-pages', import.meta.url))
 const OK = { ok: true, problems: [] }
 
+/** Has another process lock a file. Returns how that ends. */
+async function locked(file: string): Promise<() => Promise<void>> {
+  const holder = spawn('flock', [file, 'sh', '-c', 'echo locked; exec sleep 1000'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+    detached: true,
+  })
+  await once(holder.stdout, 'data')
+  return async () => {
+    process.kill(-(holder.pid ?? 0), 'SIGKILL')
+    await once(holder, 'exit')
+  }
+}
+
 await t.test('/run/dmloop is emptied', async (t) => {
   const empty = (_: unknown, file: string): string => {
     sh('rm -rf /run/dmloop/*')
@@ -137,6 +150,19 @@ await t.test('records of nonsense', async (t) => {
   }
 })
 
+await t.test('locks that killed processes have left', async (t) => {
+  const [kept = '', ...others] = ['swap-space', 'name-a', 'wrap-1-0'].map(
+    (name) => `/run/dmloop/${name}.json`,
+  )
+  sh(`mkdir -p /run/dmloop; touch ${[kept, ...others].join(' ')}`)
+  const unlock = await locked(kept)
+  await listMappings()
+  t.strictSame(leftFiles(), ['swap-space.json'], 'only that of a process that lives is there')
+  await unlock()
+  await listMappings()
+  t.strictSame(leftFiles(), [])
+})
+
 await t.test('a process with its own /run unmaps the file and maps it again', async (t) => {
   const OWN_RUN = 'mount -t tmpfs none /run'
   const remap = (name: string, file: string): void => {
@@ -236,28 +262,17 @@ await t.test('the mark of another file says nothing', async (t) => {
 
 await t.test('a lock on the file keeps processes apart, whatever their /run', async (t) => {
   const { file, before } = userFile('locked')
-  const lock = async (): Promise<() => Promise<void>> => {
-    const holder = spawn('flock', [file, 'sh', '-c', 'echo locked; exec sleep 1000'], {
-      stdio: ['ignore', 'pipe', 'ignore'],
-      detached: true,
-    })
-    await once(holder.stdout, 'data')
-    return async () => {
-      process.kill(-(holder.pid ?? 0), 'SIGKILL')
-      await once(holder, 'exit')
-    }
-  }
   const LOCKED = {
     code: 'DMLOOP_TIMEOUT',
     message: /\(flock\) by process \d+ \(flock\) for 300 ms/,
   }
-  let unlock = await lock()
+  let unlock = await locked(file)
   await t.rejects(mapFile(file, { timeout: 300 }), LOCKED)
   t.equal(attributes(file), before)
   await unlock()
   const device = await mapFile(file)
   write(device, file)
-  unlock = await lock()
+  unlock = await locked(file)
   await t.rejects(device.unmap({ timeout: 300 }), LOCKED)
   t.strictSame(await device.verify(), OK, 'the mapping is whole')
   await unlock()
