@@ -184,8 +184,22 @@ export class ImageFile implements AsyncDisposable {
   /** Gives the file its size, and makes sure that all of it is on the disk. */
   async finish(size: number): Promise<void> {
     if (this.#head > 0) await this.#writeHead()
-    await this.#change(native.truncate(this.fd, this.#head + size))
+    await this.#truncate(this.#head + size)
     await this.#change(native.sync(this.fd))
+  }
+
+  /**
+   * Newer kernels truncate a pinned file on f2fs at whole sections only, and not even to the size that it has
+   * (f2fs_setattr, fs/f2fs/file.c).
+   */
+  async #truncate(size: number): Promise<void> {
+    try {
+      await this.#change(native.truncate(this.fd, size))
+    } catch (error) {
+      const facts = await result(native.inspect(this.fd), this.#image)
+      if (!isSystemError(error, 'EINVAL') || facts.size !== size) throw error
+      log('%s: %o', this.#image, error)
+    }
   }
 
   /** All of it: swap space has no holes. */
