@@ -18,14 +18,53 @@ namespace dmloop::dm {
 namespace {
 
 // An ioctl that takes no payload and answers with the device's status.
-Result<Device> Simple(unsigned long command, const char* name, const Target& target, uint32_t flags,
-                      uint32_t cookie = 0) {
+Result<Device> Simple(const Control& control, unsigned long command, const char* name,
+                      const Target& target, uint32_t flags, uint32_t cookie = 0) {
   Request request;
   if (auto failure = request.Address(target)) return *failure;
   request.header().flags = flags;
   request.header().event_nr = cookie;
-  if (auto failure = Send(command, name, request)) return *failure;
+  if (auto failure = control.Send(command, name, request)) return *failure;
   return DeviceOf(request.header());
+}
+
+template <typename Work>
+Result<Device> WithControl(Work work) {
+  auto control = Control::Open();
+  if (!control.ok()) return control.failure();
+  return work(control.value());
+}
+
+Result<Device> Simple(unsigned long command, const char* name, const Target& target, uint32_t flags,
+                      uint32_t cookie = 0) {
+  return WithControl([&](const Control& control) {
+    return Simple(control, command, name, target, flags, cookie);
+  });
+}
+
+Result<Device> Create(const Control& control, const std::string& name, const std::string& uuid) {
+  return Simple(control, DM_DEV_CREATE, "DM_DEV_CREATE", {name, uuid, 0}, 0);
+}
+
+Result<Device> LoadTable(const Control& control, const Target& target,
+                         const SegmentSource& segments, const std::vector<std::string>& devices,
+                         bool read_only) {
+  // Room that is not written to costs nothing: no page of it is ever found.
+  Request request(TableRoom(segments, devices));
+  if (auto failure = request.Address(target)) return *failure;
+  const WrittenTable written = WriteTable(segments, devices, request.payload());
+  request.Shorten(written.bytes);
+  request.header().flags = read_only ? DM_READONLY_FLAG : 0;
+  request.header().target_count = written.targets;
+  if (auto failure = control.Send(DM_TABLE_LOAD, "DM_TABLE_LOAD", request)) return *failure;
+  return DeviceOf(request.header());
+}
+
+Result<Device> Resume(const Control& control, const Target& target, uint32_t cookie) {
+  // Of a live device, the kernel exchanges the table between two requests. The filesystem on it
+  // is not frozen for that (lock_fs in drivers/md/dm.c), which would write all of it out: each
+  // block stays where it was.
+  return Simple(control, DM_DEV_SUSPEND, "DM_DEV_RESUME", target, DM_SKIP_LOCKFS_FLAG, cookie);
 }
 
 // "major:minor" as the ioctls take it: the kernel's huge_encode_dev, which is glibc's dev_t as
@@ -51,38 +90,31 @@ Result<Version> GetVersion() {
 }
 
 Result<Device> Create(const std::string& name, const std::string& uuid) {
-  return Simple(DM_DEV_CREATE, "DM_DEV_CREATE", {name, uuid, 0}, 0);
+  return WithControl([&](const Control& control) { return Create(control, name, uuid); });
 }
 
 Result<Device> LoadTable(const Target& target, const SegmentSource& segments,
                          const std::vector<std::string>& devices, bool read_only) {
-  // Room that is not written to costs nothing: no page of it is ever found.
-  Request request(TableRoom(segments, devices));
-  if (auto failure = request.Address(target)) return *failure;
-  const WrittenTable written = WriteTable(segments, devices, request.payload());
-  request.Shorten(written.bytes);
-  request.header().flags = read_only ? DM_READONLY_FLAG : 0;
-  request.header().target_count = written.targets;
-  if (auto failure = Send(DM_TABLE_LOAD, "DM_TABLE_LOAD", request)) return *failure;
-  return DeviceOf(request.header());
+  return WithControl([&](const Control& control) {
+    return LoadTable(control, target, segments, devices, read_only);
+  });
 }
 
 Result<Device> Resume(const Target& target, uint32_t cookie) {
-  // Of a live device, the kernel exchanges the table between two requests. The filesystem on it
-  // is not frozen for that (lock_fs in drivers/md/dm.c), which would write all of it out: each
-  // block stays where it was.
-  return Simple(DM_DEV_SUSPEND, "DM_DEV_RESUME", target, DM_SKIP_LOCKFS_FLAG, cookie);
+  return WithControl([&](const Control& control) { return Resume(control, target, cookie); });
 }
 
 Result<Device> Make(const std::string& name, const std::string& uuid, const SegmentSource& segments,
                     const std::vector<std::string>& devices, bool read_only, uint32_t cookie) {
-  auto created = Create(name, uuid);
-  if (!created.ok()) return created;
-  const Target target{{}, uuid, 0};
-  auto made = LoadTable(target, segments, devices, read_only);
-  if (made.ok()) made = Resume(target, cookie);
-  if (!made.ok()) static_cast<void>(Remove(target, false, 0));
-  return made;
+  return WithControl([&](const Control& control) -> Result<Device> {
+    auto created = Create(control, name, uuid);
+    if (!created.ok()) return created;
+    const Target target{{}, uuid, 0};
+    auto made = LoadTable(control, target, segments, devices, read_only);
+    if (made.ok()) made = Resume(control, target, cookie);
+    if (!made.ok()) static_cast<void>(Remove(target, false, 0));
+    return made;
+  });
 }
 
 Result<Device> Clear(const Target& target) {

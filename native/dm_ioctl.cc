@@ -53,12 +53,23 @@ std::optional<Failure> Request::Address(const Target& target) {
   return std::nullopt;
 }
 
-std::optional<Failure> Send(unsigned long command, const char* name, Request& request) {
-  const UniqueFd control(open(kControl, O_RDWR | O_CLOEXEC));
-  if (!control.valid()) return LastFailure("open");
+Result<Control> Control::Open() {
+  UniqueFd fd(open(kControl, O_RDWR | O_CLOEXEC));
+  if (!fd.valid()) return LastFailure("open");
+  return Control(std::move(fd));
+}
+
+std::optional<Failure> Control::Send(unsigned long command, const char* name,
+                                     Request& request) const {
   Entering(name);
-  if (ioctl(control.get(), command, &request.header()) < 0) return LastFailure(name);
+  if (ioctl(fd_.get(), command, &request.header()) < 0) return LastFailure(name);
   return std::nullopt;
+}
+
+std::optional<Failure> Send(unsigned long command, const char* name, Request& request) {
+  auto control = Control::Open();
+  if (!control.ok()) return control.failure();
+  return control.value().Send(command, name, request);
 }
 
 Result<Request> SendGrowing(unsigned long command, const char* name, const Target& target,

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "device_mapper.h"
 #include "unique_fd.h"
@@ -36,7 +37,20 @@ class Request {
   std::unique_ptr<std::byte[]> bytes_;
 };
 
-// Sends the request to /dev/mapper/control.
+// /dev/mapper/control, open.
+class Control {
+ public:
+  static Result<Control> Open();
+
+  std::optional<Failure> Send(unsigned long command, const char* name, Request& request) const;
+
+ private:
+  explicit Control(UniqueFd fd) : fd_(std::move(fd)) {}
+
+  UniqueFd fd_;
+};
+
+// Opens it for one request.
 std::optional<Failure> Send(unsigned long command, const char* name, Request& request);
 
 // Sends a request whose answer may need more room than the buffer has, and grows it until it fits.
