@@ -6,13 +6,13 @@ import { readResult } from './results.js'
 import { withTables } from './tables.js'
 
 const path = (name: string): string => fileURLToPath(new URL(`../../${name}`, import.meta.url))
-const PERFORMANCE = path('docs/performance.md')
+const DOCUMENTS = ['bench/results/README.md', 'docs/performance.md', 'README.md'].map(path)
 
-// A result is plotted if the document shows its plot.
-for (const [, name = ''] of readFileSync(PERFORMANCE, 'utf8').matchAll(/\(plots\/(\S+)\.svg\)/g)) {
-  const result = readResult(name)
-  if (result) writeFileSync(path(`docs/plots/${name}.svg`), plot(result))
-}
-for (const document of [PERFORMANCE, path('bench/results/README.md'), path('README.md')]) {
+for (const document of DOCUMENTS) {
+  // A result is plotted if a document shows its plot.
+  for (const [, name = ''] of readFileSync(document, 'utf8').matchAll(/plots\/([^/)]+)\.svg\)/g)) {
+    const result = readResult(name)
+    if (result) writeFileSync(path(`docs/plots/${name}.svg`), plot(result))
+  }
   writeFileSync(document, await withTables(document))
 }

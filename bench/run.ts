@@ -21,9 +21,9 @@ const BENCHES: Record<string, string[]> = {
   'plan-here-xfs': ['plan', 'xfs'],
   'map-all': ['map-all'],
 }
-const ON_THIS_MACHINE = ['create', 'plan-here', 'plan-here-xfs']
 /** Only when they are asked for: they take root, to mount a filesystem. */
 const BY_NAME = ['plan-here', 'plan-here-xfs']
+const ON_THIS_MACHINE = ['create', ...BY_NAME]
 /** User-Mode Linux has no null_blk. */
 const SMP_ONLY = ['io-null_blk']
 const path = (program: string): string => fileURLToPath(new URL(program, import.meta.url))
