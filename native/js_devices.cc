@@ -73,15 +73,15 @@ Napi::Value ListMountsJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value MakeBlockNodeJs(const Napi::CallbackInfo& info) {
-  const auto major = SafeInteger(info[1]);
-  const auto minor = SafeInteger(info[2]);
-  if (!info[0].IsString() || !major || !minor) {
+  const auto device = DeviceNumberFrom(info[1], info[2]);
+  if (!info[0].IsString() || !device) {
     return Reject(info.Env(), "makeBlockNode(path, major, minor)");
   }
   return PromiseWorker<Nothing>::Run(
       info.Env(),
-      [path = info[0].As<Napi::String>().Utf8Value(), major = static_cast<uint32_t>(*major),
-       minor = static_cast<uint32_t>(*minor)] { return MakeBlockNode(path, major, minor); },
+      [path = info[0].As<Napi::String>().Utf8Value(), device = *device] {
+        return MakeBlockNode(path, device.major, device.minor);
+      },
       Undefined);
 }
 

@@ -5,19 +5,13 @@ namespace dmloop {
 namespace {
 
 Napi::Value LoopValue(Napi::Env env, loop::Status& status) {
-  Napi::Object device = Napi::Object::New(env);
-  device.Set("major", status.device_major);
-  device.Set("minor", status.device_minor);
-  Napi::Object backing_device = Napi::Object::New(env);
-  backing_device.Set("major", status.file_major);
-  backing_device.Set("minor", status.file_minor);
   Napi::Object object = Napi::Object::New(env);
   object.Set("number", status.number);
-  object.Set("device", device);
+  object.Set("device", DeviceNumberObject(env, {status.device_major, status.device_minor}));
   object.Set("major", status.major);
   object.Set("minor", status.minor);
   object.Set("inode", std::to_string(status.inode));
-  object.Set("backingDevice", backing_device);
+  object.Set("backingDevice", DeviceNumberObject(env, {status.file_major, status.file_minor}));
   object.Set("offset", static_cast<double>(status.offset));
   object.Set("size", static_cast<double>(status.size));
   object.Set("flags", status.flags);

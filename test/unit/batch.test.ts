@@ -1,15 +1,7 @@
 // Native calls that share a thread.
 import { execFileSync } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
-import {
-  constants,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { constants, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -18,6 +10,7 @@ import t from 'tap'
 import { inBatches, withoutBatches } from '#lib/kernel/batch.js'
 import { withDeadline } from '#lib/kernel/deadline.js'
 import { native, result } from '#lib/kernel/native.js'
+import { opened, openedAgain } from '../open-files.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'dmloop-batch-'))
 t.teardown(() => {
@@ -31,21 +24,6 @@ const text = (path = file): Promise<string | undefined> => result(native.readFir
 /** Waits until somebody writes to it, and opens it. */
 const openFifo = (): Promise<number> => result(native.open(fifo, constants.O_RDONLY), fifo)
 const close = (fd: number): Promise<void> => result(native.close(fd))
-
-const opened = (): string[] =>
-  readdirSync('/proc/self/fd').flatMap((fd) => {
-    try {
-      return [readlinkSync(`/proc/self/fd/${fd}`)]
-    } catch {
-      return []
-    }
-  })
-
-/** What is open as soon as nothing is besides what was before. */
-async function openedAgain(before: readonly string[]): Promise<string[]> {
-  for (let tries = 0; opened().length > before.length && tries < 500; tries++) await sleep(20)
-  return opened().sort()
-}
 
 /** The threads that native calls have. */
 const threads = (): number =>
@@ -113,7 +91,7 @@ await t.test('a deadline holds for all calls of a batch', async (t) => {
   const done = once(undone, 'done')
   writeFileSync(fifo, '')
   await done
-  t.same(await openedAgain(before), before, 'what returned late is closed')
+  t.same((await openedAgain(before)).sort(), before, 'what returned late is closed')
 })
 
 await t.test('a worker ends with calls that have not started', async (t) => {
@@ -133,7 +111,7 @@ await t.test('a worker ends with calls that have not started', async (t) => {
     await new Promise((resolve) => worker.once('message', resolve))
     await worker.terminate()
   }
-  t.same(await openedAgain(before), before, 'and leaves nothing open')
+  t.same((await openedAgain(before)).sort(), before, 'and leaves nothing open')
 })
 
 await t.test('reading', async (t) => {

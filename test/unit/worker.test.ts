@@ -1,14 +1,14 @@
 // A worker thread that is ended in the middle of native calls must not take the process with it, nor
 // leave what it has opened behind.
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
 import { native, result } from '#lib/kernel/native.js'
+import { opened, openedAgain } from '../open-files.js'
 
 const library = new URL('../../../dist/kernel/native.js', import.meta.url).href
 const folder = mkdtempSync(join(tmpdir(), 'dmloop-worker-'))
@@ -29,21 +29,6 @@ const script = `
       for (const { value } of opened.slice(0, 2)) await native.close(value.fd)
     }
   })`
-
-const opened = (): string[] =>
-  readdirSync('/proc/self/fd').flatMap((fd) => {
-    try {
-      return [readlinkSync(`/proc/self/fd/${fd}`)]
-    } catch {
-      return []
-    }
-  })
-
-/** What is open, as soon as a call that was under way has returned, and closed what it has opened. */
-async function openedAgain(before: readonly string[]): Promise<string[]> {
-  for (let tries = 0; opened().length > before.length && tries < 500; tries++) await sleep(20)
-  return opened()
-}
 
 await t.test('ten workers come and go', async (t) => {
   const before = opened()

@@ -3,11 +3,11 @@
 // under way.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readlinkSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { mapFile, openMapping, type DmloopError } from 'dmloop'
+import { opened } from '../open-files.js'
 import { deviceNames, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
 const [role = 'ext4', argument = ''] = process.argv.slice(2)
@@ -64,16 +64,9 @@ async function testOn(filesystem: string): Promise<void> {
     openPaths().join()
   /** What this process has open of the host and of records, and how much in all. */
   const openPaths = (): unknown[] => {
-    const descriptors = readdirSync('/proc/self/fd')
-    const paths = descriptors.flatMap((fd) => {
-      try {
-        return [readlinkSync(`/proc/self/fd/${fd}`)]
-      } catch {
-        return []
-      }
-    })
+    const paths = opened()
     const ours = paths.filter((path) => /^\/(tmp\/host|run\/dmloop)\//.test(path))
-    return [...ours, descriptors.length]
+    return [...ours, paths.length]
   }
   /** The state, as soon as it is the one expected, or after a while. */
   const settled = async (expected: string): Promise<string> => {
