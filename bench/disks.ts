@@ -1,6 +1,6 @@
 // The disks that I/O is measured on: one for the filesystem, and one that stays raw.
 import { mkdirSync, writeFileSync } from 'node:fs'
-import { sh } from '../test/vm/lab.js'
+import { sh } from '../test/shell.js'
 
 interface Disks {
   /** Names in /dev. */

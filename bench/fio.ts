@@ -1,7 +1,8 @@
 // fio, as dm-loop's author has run it: what several devices do under one workload, in turn.
 import { cpus } from 'node:os'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { sh } from '../test/vm/lab.js'
+import { quoted, sh } from '../test/shell.js'
+import { folderHere } from './host.js'
 import { PAIRS } from './measure.js'
 
 const RANDOM = { rw: 'randrw', bs: '4k' }
@@ -15,7 +16,7 @@ export const WORKLOADS: Record<string, Record<string, string | number>> = {
   '1 MiB read': { rw: 'read', bs: '1m', ioengine: 'psync', numjobs: 1 },
 }
 
-const FOLDER = '/tmp/fio'
+const { path: FOLDER } = folderHere()
 const JOBS = `${FOLDER}/jobs`
 const OUTPUT = `${FOLDER}/output`
 const CLOCK = `${FOLDER}/clock`
@@ -28,7 +29,7 @@ const section = (name: string, options: Record<string, string | number>): string
 const LOOK = section('look', {
   ioengine: 'null',
   size: '4k',
-  exec_prerun: `head -n1 /proc/stat | tee -a ${CLOCK}`,
+  exec_prerun: `head -n1 /proc/stat | tee -a ${quoted(CLOCK)}`,
 })
 
 // Threads, and hardly any looking at the clock: what fio itself takes is the same for all devices, and
@@ -95,8 +96,8 @@ export function compare(
   devices: readonly { name: string; path: string }[],
   workload: Record<string, string | number>,
 ): Record<string, Measured>[] {
-  rmSync(FOLDER, { recursive: true, force: true })
-  sh(`mkdir ${FOLDER}; sync`)
+  rmSync(CLOCK, { force: true })
+  sh('sync')
   const rounds = turns(devices)
   const sections = rounds
     .flat()
@@ -105,7 +106,7 @@ export function compare(
       section(name, { ...workload, filename: path, time_based: 1, runtime: '500ms' }),
     ])
   writeFileSync(JOBS, [COMMON, ...sections, LOOK, ''].join('\n'))
-  sh(`cd ${FOLDER} && fio --output-format=json --output=${OUTPUT} ${JOBS}`)
+  sh(`cd ${quoted(FOLDER)} && fio --output-format=json --output=${quoted(OUTPUT, JOBS)}`)
   // What it says of the looks comes before.
   const said = readFileSync(OUTPUT, 'utf8')
   const { jobs } = JSON.parse(said.slice(said.indexOf('{'))) as Output

@@ -4,7 +4,7 @@
 //   io.js null_blk   disks that take their time, with processors to spare
 import { readFileSync } from 'node:fs'
 import { mapFile, planFile } from 'dmloop'
-import { fragmentedFile, makeHost, sh } from '../test/vm/lab.js'
+import { fragmentedFile, makeHost, sh, type Host } from '../test/vm/lab.js'
 import { DISKS } from './disks.js'
 import { compare, WORKLOADS } from './fio.js'
 import { keep, report, spread } from './measure.js'
@@ -12,6 +12,8 @@ import type { Row } from './results.js'
 
 const SIZE = 128 << 20
 const FRAGMENTS = 10_000
+/** /dev/ram0 */
+const RAM_DISK = '1:0'
 
 /** One extent, where the filesystem has so much room in one place. */
 function wholeFile(path: string): void {
@@ -22,6 +24,8 @@ function wholeFile(path: string): void {
 }
 
 const scatteredFile = (path: string): void => fragmentedFile(path, SIZE, FRAGMENTS, 1)
+
+const FILES = ['mapped', 'past', 'cached']
 
 interface Device {
   name: string
@@ -39,12 +43,13 @@ interface Device {
 async function withDevices(
   folder: string,
   raw: string,
-  makeFile: (path: string) => void,
   measure: (devices: Device[], segments: number) => void,
 ): Promise<void> {
-  const [mapped, past, cached] = ['mapped', 'past', 'cached'].map((name) => `${folder}/${name}`)
-  if (mapped === undefined || past === undefined || cached === undefined) return
-  for (const path of [mapped, past, cached]) makeFile(path)
+  const [mapped, past, cached] = FILES.map((name) => `${folder}/${name}`) as [
+    string,
+    string,
+    string,
+  ]
   const { segments } = await planFile(mapped)
   sh('dmsetup create table', segments.toTable())
   const direct = sh(`losetup --direct-io=on --show -f ${past}`).trim()
@@ -110,14 +115,27 @@ sh(`dd if=/dev/urandom of=/dev/${raw} bs=1M count=${SIZE >> 20} oflag=direct`)
 // Else what the loop device left in the cache would be written to the disk while others are measured.
 sh('echo 0 >/proc/sys/vm/dirty_writeback_centisecs')
 const title = `I/O on ${disk.title}`
-// What takes long to make comes last, and what there is by then is kept.
+
+/** A filesystem with the files: made on a ram disk, for what takes its time takes it for each write. */
+function makeFiles(filesystem: string, makeFile: (path: string) => void): Host {
+  const host = makeHost(filesystem, `0 ${sectors} linear ${RAM_DISK} 0`)
+  for (const name of FILES) makeFile(`${host.path}/${name}`)
+  if (number === RAM_DISK) return host
+  host.remove()
+  sh(`dd if=/dev/ram0 of=/dev/${under} bs=1M count=${Number(sectors) >> 11} oflag=direct`)
+  sh(`dmsetup create ${host.name}`, `0 ${sectors} linear ${number} 0`)
+  sh(`mount /dev/mapper/${host.name} ${host.path}`)
+  return host
+}
+
 for (const makeFile of [wholeFile, scatteredFile]) {
   for (const filesystem of ['ext4', 'xfs']) {
-    const host = makeHost(filesystem, `0 ${sectors} linear ${number} 0`)
-    await withDevices(host.path, `/dev/${raw}`, makeFile, (devices, segments) => {
+    const host = makeFiles(filesystem, makeFile)
+    await withDevices(host.path, `/dev/${raw}`, (devices, segments) => {
       measure(`${filesystem}, ${segments} segment${segments > 1 ? 's' : ''}`, devices)
     })
     host.remove()
+    // What there is by then is kept, whatever happens to the rest.
     keep('io', title, [...rows.values()].flat())
   }
 }

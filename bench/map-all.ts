@@ -1,7 +1,7 @@
 // ImageStore.mapAll beside `dmsetup create --concise` with the same tables: 1,000 images of 4 segments.
 import { readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { ImageStore, wrapDevice } from 'dmloop'
-import { sh } from '../test/vm/lab.js'
+import { sh } from '../test/shell.js'
 import { milliseconds, PAIRS, report, spread } from './measure.js'
 
 const IMAGES = 1000

@@ -1,10 +1,9 @@
-// plan.js [FILESYSTEM]: planFile against filefrag -v, and against a loop in C over the same ioctl: the floor. In the
-// guest; or on a filesystem that is named, in a file on this machine, which takes root.
+// plan.js [FILESYSTEM]: planFile against filefrag -v, and against a loop in C over the same ioctl: the floor.
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { planFile } from 'dmloop'
-import { quoted, sh } from '../test/vm/lab.js'
-import { fragmentedHere, fragmentedHost, sizes, type MeasuredFile } from './files.js'
+import { quoted, sh } from '../test/shell.js'
+import { fragmentedHost, type MeasuredFile } from './files.js'
 import { floor, milliseconds, afterFork, PAIRS, report, spread } from './measure.js'
 import type { Row } from './results.js'
 
@@ -44,8 +43,8 @@ async function measure({ file }: MeasuredFile): Promise<Row> {
 
 const [filesystem] = process.argv.slice(2)
 const rows: Row[] = []
-for (const size of filesystem === undefined ? sizes(...SIZES) : SIZES) {
-  const made = filesystem === undefined ? fragmentedHost(size) : fragmentedHere(filesystem, size)
+for (const size of SIZES) {
+  const made = await fragmentedHost(size, filesystem)
   try {
     rows.push(await measure(made))
   } finally {

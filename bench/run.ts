@@ -17,12 +17,18 @@ const BENCHES: Record<string, string[]> = {
   io: ['io', 'ram'],
   'io-null_blk': ['io', 'null_blk'],
   create: ['create'],
-  'plan-here': ['plan', 'ext4'],
+  'plan-here': ['plan'],
   'plan-here-xfs': ['plan', 'xfs'],
   'map-all': ['map-all'],
+  partitions: ['partitions'],
+  unmap: ['unmap'],
+  verify: ['verify'],
+  fence: ['fence'],
+  loop: ['loop'],
+  'loop-here': ['loop'],
 }
-/** Only when they are asked for: they take root, to mount a filesystem. */
-const BY_NAME = ['plan-here', 'plan-here-xfs']
+/** Only when they are asked for: they take root, to mount a filesystem and to attach loop devices. */
+const BY_NAME = ['plan-here', 'plan-here-xfs', 'loop-here']
 const ON_THIS_MACHINE = ['create', ...BY_NAME]
 /** User-Mode Linux has no null_blk. */
 const SMP_ONLY = ['io-null_blk']

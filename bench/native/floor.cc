@@ -1,8 +1,10 @@
 // The least that it can take, in C: what mapFile and planFile are measured against.
 //
 //   floor plan FILE            reads all extents of a file, and does nothing with them
-//   floor map NAME TABLE       makes a device of a table in dmsetup's words, which is read and put
-//                              into the kernel's form before the clock starts
+//   floor map NAME TABLE [FILE]
+//                              makes a device of a table in dmsetup's words, which is read and put
+//                              into the kernel's form before the clock starts; with a file, reads
+//                              its extents before and after the table is loaded
 //   floor call                 a system call that does nothing
 //   floor touch                the first write to a page of memory
 //
@@ -21,6 +23,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,27 +43,43 @@ void PrintSince(Clock::time_point start, double times = 1) {
   std::printf("%.6f\n", passed.count() / times);
 }
 
-int Plan(const char* path) {
-  const dmloop::UniqueFd file(open(path, O_RDONLY));
-  if (!file.valid()) Die(path);
-  constexpr uint32_t kBatch = 4096;
-  std::vector<char> buffer(sizeof(struct fiemap) + kBatch * sizeof(struct fiemap_extent));
-  const auto start = Clock::now();
-  uint64_t position = 0;
-  for (;;) {
-    auto* request = reinterpret_cast<struct fiemap*>(buffer.data());
-    *request = {};
-    request->fm_start = position;
-    request->fm_length = FIEMAP_MAX_OFFSET - position;
-    request->fm_extent_count = kBatch;
-    if (ioctl(file.get(), FS_IOC_FIEMAP, request) < 0) Die("FS_IOC_FIEMAP");
-    if (request->fm_mapped_extents == 0) break;
-    const auto* extents =
-        reinterpret_cast<const struct fiemap_extent*>(buffer.data() + sizeof(struct fiemap));
-    const struct fiemap_extent& last = extents[request->fm_mapped_extents - 1];
-    position = last.fe_logical + last.fe_length;
-    if ((last.fe_flags & FIEMAP_EXTENT_LAST) != 0) break;
+// Reads all extents of a file, and does nothing with them.
+class ExtentReader {
+ public:
+  explicit ExtentReader(const char* path) : file_(open(path, O_RDONLY)) {
+    if (!file_.valid()) Die(path);
   }
+
+  void Read() {
+    uint64_t position = 0;
+    for (;;) {
+      auto* request = reinterpret_cast<struct fiemap*>(buffer_.data());
+      *request = {};
+      request->fm_start = position;
+      request->fm_length = FIEMAP_MAX_OFFSET - position;
+      request->fm_extent_count = kBatch;
+      if (ioctl(file_.get(), FS_IOC_FIEMAP, request) < 0) Die("FS_IOC_FIEMAP");
+      if (request->fm_mapped_extents == 0) return;
+      const auto* extents =
+          reinterpret_cast<const struct fiemap_extent*>(buffer_.data() + sizeof(struct fiemap));
+      const struct fiemap_extent& last = extents[request->fm_mapped_extents - 1];
+      position = last.fe_logical + last.fe_length;
+      if ((last.fe_flags & FIEMAP_EXTENT_LAST) != 0) return;
+    }
+  }
+
+ private:
+  static constexpr uint32_t kBatch = 4096;
+
+  dmloop::UniqueFd file_;
+  std::vector<char> buffer_ =
+      std::vector<char>(sizeof(struct fiemap) + kBatch * sizeof(struct fiemap_extent));
+};
+
+int Plan(const char* path) {
+  ExtentReader extents(path);
+  const auto start = Clock::now();
+  extents.Read();
   PrintSince(start);
   return 0;
 }
@@ -107,16 +126,20 @@ Table ReadTable(const char* path) {
   return table;
 }
 
-int Map(const char* name, const char* path) {
+int Map(const char* name, const char* path, const char* file) {
   Table table = ReadTable(path);
+  std::optional<ExtentReader> extents;
+  if (file != nullptr) extents.emplace(file);
   const dmloop::UniqueFd control(open("/dev/mapper/control", O_RDWR));
   if (!control.valid()) Die("/dev/mapper/control");
   const auto start = Clock::now();
+  if (extents) extents->Read();
   struct dm_ioctl create = Header(name, sizeof create, 0);
   if (ioctl(control.get(), DM_DEV_CREATE, &create) < 0) Die("DM_DEV_CREATE");
   const struct dm_ioctl load = Header(name, table.bytes.size(), table.targets);
   std::memcpy(table.bytes.data(), &load, sizeof load);
   if (ioctl(control.get(), DM_TABLE_LOAD, table.bytes.data()) < 0) Die("DM_TABLE_LOAD");
+  if (extents) extents->Read();
   struct dm_ioctl resume = Header(name, sizeof resume, 0);
   if (ioctl(control.get(), DM_DEV_SUSPEND, &resume) < 0) Die("DM_DEV_SUSPEND");
   PrintSince(start);
@@ -150,10 +173,10 @@ int Touch() {
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "plan" && argc == 3) return Plan(argv[2]);
-  if (what == "map" && argc == 4) return Map(argv[2], argv[3]);
+  if (what == "map" && (argc == 4 || argc == 5)) return Map(argv[2], argv[3], argv[4]);
   if (what == "call" && argc == 2) return Call();
   if (what == "touch" && argc == 2) return Touch();
   std::fprintf(stderr,
-               "usage: floor plan FILE | floor map NAME TABLE | floor call | floor touch\n");
+               "usage: floor plan FILE | floor map NAME TABLE [FILE] | floor call | floor touch\n");
   return 2;
 }

@@ -1,22 +1,19 @@
 // What tests in the guest kernel share: ram disks, hosts on device-mapper, files in many pieces.
-import { execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   createReadStream,
   existsSync,
   mkdirSync,
-  mkdtempSync,
-  openSync,
   readdirSync,
   readFileSync,
-  readSync,
   statSync,
-  writeFileSync,
-  writeSync,
 } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { wrapDevice } from 'dmloop'
+import { sh } from '../shell.js'
+
+export { fragmentedFile, randomFile } from '../made-files.js'
+export { quoted, sh } from '../shell.js'
 
 if (process.env.DMLOOP_GUEST === undefined) {
   throw new Error('this runs in the guest kernel only: npm run vm -- node out/test/vm/NAME.js')
@@ -24,55 +21,6 @@ if (process.env.DMLOOP_GUEST === undefined) {
 
 // The guest is stopped from outside if it hangs: any time of tap's own is too short for some machine.
 t.setTimeout(0)
-
-/**
- * A shell that runs one command after another, in the environment that it is started in. A process of
- * Node.js is large, and a fork of it costs a guest far more than most commands do.
- */
-class Shell {
-  readonly #folder = mkdtempSync('/tmp/shell-')
-  readonly #request: number
-  readonly #reply: number
-
-  constructor() {
-    const folder = this.#folder
-    execFileSync('mkfifo', [`${folder}/request`, `${folder}/reply`])
-    const script = `exec 3<request 4>reply
-      while read -r _ <&3; do
-        (cd "$1"; exec sh -e ${folder}/command 3<&- 4>&-) <input >output 2>errors && status=0 || status=$?
-        echo $status >&4
-      done`
-    // It ends when this process does, and with it the other side of its pipe.
-    spawn('sh', ['-c', script, 'sh', process.cwd()], { cwd: folder, stdio: 'ignore' }).unref()
-    this.#request = openSync(`${folder}/request`, 'w')
-    this.#reply = openSync(`${folder}/reply`, 'r')
-  }
-
-  run(command: string, input: string): { status: number; stdout: string; stderr: string } {
-    const folder = this.#folder
-    writeFileSync(`${folder}/command`, command)
-    writeFileSync(`${folder}/input`, input)
-    writeSync(this.#request, 'run\n')
-    const reply = Buffer.alloc(16)
-    const status = Number(reply.toString('utf8', 0, readSync(this.#reply, reply)))
-    const stdout = readFileSync(`${folder}/output`, 'utf8')
-    return { status, stdout, stderr: readFileSync(`${folder}/errors`, 'utf8') }
-  }
-}
-
-let shell: Shell | undefined
-
-/** Runs a shell command; throws with what it printed when it fails. */
-export function sh(command: string, input = ''): string {
-  shell ??= new Shell()
-  const { status, stdout, stderr } = shell.run(command, input)
-  if (status !== 0) throw new Error(`${command}\n${stdout}${stderr}`)
-  return stdout
-}
-
-/** Words as a shell takes them, whatever is in them but quotes. */
-export const quoted = (...words: (string | number)[]): string =>
-  words.map((word) => `'${word}'`).join(' ')
 
 /** Numbers in [0, 1) that are the same in every run (mulberry32). */
 export function randomNumbers(seed: number): () => number {
@@ -167,24 +115,6 @@ export async function wrappedHost(filesystem: string, name = 'host'): Promise<Ho
   await wrapDevice('/dev/ram0', { name })
   sh(`mount /dev/mapper/${name} ${path}`)
   return { name, path, remove: () => void sh(`umount ${path} && dmsetup remove --retry ${name}`) }
-}
-
-const FRAGMENT = fileURLToPath(new URL('../../../build/Release/fragment', import.meta.url))
-
-/** A file of random bytes in about so many extents, on a filesystem of such blocks. */
-export function fragmentedFile(
-  path: string,
-  bytes: number,
-  extents: number,
-  seed: number,
-  block = 4096,
-): void {
-  sh(quoted(FRAGMENT, path, bytes, extents, seed, block))
-}
-
-/** A file of random bytes. */
-export function randomFile(path: string, bytes: number): void {
-  sh(`head -c ${bytes} /dev/urandom >${path} && sync ${path}`)
 }
 
 /** The SHA-256 of some bytes of a file or device, by default the first ones. */
