@@ -1,5 +1,6 @@
 // Makes the devices of a mapping's partitions.
 import debug from 'debug'
+import { eachInBatches } from './kernel/batch.js'
 import { createDevice, loadTable, removeDevice, resumeDevice } from './kernel/device-mapper.js'
 import { problem, type Problem } from './kernel/errors.js'
 import { partitionName, partitionUuid } from './kernel/kpartx.js'
@@ -54,12 +55,11 @@ export async function makePartitions(device: DmDevice, mapping: Mapping): Promis
   const { lock, request, undo } = mapping
   if (!request.partitions) return { record: mapping.record, partitions: [] }
   const { entries, problems } = await readEntries(nodePath(device.name), device, request)
-  const created: Created[] = []
-  for (const entry of entries) {
+  const created = await eachInBatches(entries, async (entry): Promise<Created> => {
     const node = await createPartition(device, entry, request)
     undo.onFailure(() => removeDevice(node, DEFAULT_WAIT))
-    created.push({ node, entry })
-  }
+    return { node, entry }
+  })
   // Before there are nodes, so that a crash leaves none that nothing tells of.
   const record = {
     ...mapping.record,
@@ -70,11 +70,11 @@ export async function makePartitions(device: DmDevice, mapping: Mapping): Promis
     partitionProblems: problems,
   }
   await lock.write(record)
-  for (const { node, entry } of created) {
+  await eachInBatches(created, async ({ node, entry }) => {
     request.signal?.throwIfAborted()
     await loadTable(node, partitionTable(device, entry), request.readOnly)
     await resumeDevice(node, request.timeout, request.udevScan)
-  }
+  })
   log('%s has %d partitions', device.name, created.length)
   return { record, partitions: created.map((each) => partitionOf(each, record)) }
 }

@@ -1,5 +1,6 @@
 // The partitions of mappings: devices of device-mapper, as kpartx makes them, or the kernel's own on a loop device.
 // The kernel says which there are, whoever made them; the record tells what the partition table says of them.
+import { eachInBatches } from './kernel/batch.js'
 import {
   deviceOpenError,
   findDevice,
@@ -129,7 +130,7 @@ export async function removeWithPartitions(
   request: RemovalRequest,
 ): Promise<'removed' | 'deferred'> {
   if (request.deferred !== true) await awaitClosed(device, request)
-  for (const each of await partitionDevices(device.uuid)) await removeDevice(each, request)
+  await eachInBatches(await partitionDevices(device.uuid), (each) => removeDevice(each, request))
   return await removeDevice(device, request)
 }
 

@@ -22,6 +22,38 @@ export const inBatches = <T>(operations: () => Promise<T>): Promise<T> =>
 export const withoutBatches = <T>(operation: () => Promise<T>): Promise<T> =>
   batched.run(false, operation)
 
+/** Operations that are under way at a time. */
+const AT_ONCE = 16
+
+/**
+ * Runs an operation for each of some things, several at a time, in batches. Once one rejects no more are begun; this
+ * rejects likewise, when those that are under way have ended.
+ */
+export async function eachInBatches<T, R>(
+  things: readonly T[],
+  operation: (thing: T) => Promise<R>,
+): Promise<R[]> {
+  const waiting = [...things.entries()].reverse()
+  const done: R[] = []
+  const work = async (): Promise<void> => {
+    for (let next = waiting.pop(); next; next = waiting.pop()) {
+      const [index, thing] = next
+      try {
+        done[index] = await operation(thing)
+      } catch (error) {
+        waiting.length = 0
+        throw error
+      }
+    }
+  }
+  await inBatches(async () => {
+    const workers = Array.from({ length: AT_ONCE }, work)
+    await Promise.allSettled(workers)
+    await Promise.all(workers)
+  })
+  return done
+}
+
 type Functions = Record<string, (...args: never[]) => unknown>
 
 /** The addon, with its calls collected within `inBatches`. */

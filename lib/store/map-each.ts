@@ -1,6 +1,6 @@
 // Maps many images; what keeps one of them from being mapped keeps no other.
 import debug from 'debug'
-import { inBatches } from '../kernel/batch.js'
+import { eachInBatches } from '../kernel/batch.js'
 import { DmloopError, type Problem } from '../kernel/errors.js'
 import { limitedProgress, type ProgressListener } from '../plan/progress.js'
 
@@ -13,9 +13,6 @@ export interface MappedImages {
   /** Why others are not. */
   problems: { name: string; problem: Problem }[]
 }
-
-/** Images that are mapped at a time: their calls share the way to a thread. */
-const AT_ONCE = 16
 
 interface Work {
   /** The bytes of an image; undefined for one that is not to be mapped. */
@@ -39,23 +36,14 @@ export async function mapEach(
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const report = limitedProgress(onProgress, total)
   let bytes = 0
-  const waiting = names.values()
-  const work = async (): Promise<void> => {
-    for (const name of waiting) {
-      signal?.throwIfAborted()
-      await noting(name, done, async () => {
-        const path = await map(name)
-        if (path !== undefined) done.mapped.push({ name, path })
-      })
-      bytes += sizes.get(name) ?? 0
-      report(bytes)
-    }
-  }
-  await inBatches(async () => {
-    const workers = Array.from({ length: AT_ONCE }, work)
-    // What they share is in use until the last one has ended.
-    await Promise.allSettled(workers)
-    await Promise.all(workers)
+  await eachInBatches(names, async (name) => {
+    signal?.throwIfAborted()
+    await noting(name, done, async () => {
+      const path = await map(name)
+      if (path !== undefined) done.mapped.push({ name, path })
+    })
+    bytes += sizes.get(name) ?? 0
+    report(bytes)
   })
   for (const list of [done.mapped, done.problems]) list.sort((a, b) => (a.name < b.name ? -1 : 1))
   return done

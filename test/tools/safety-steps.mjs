@@ -347,7 +347,7 @@ export const STEPS = [
   {
     step: 'that partitions are removed with their device',
     file: 'partitions',
-    from: 'for (const each of await partitionDevices(device.uuid)) await removeDevice(each, request)',
+    from: 'await eachInBatches(await partitionDevices(device.uuid), (each) => removeDevice(each, request))',
     to: '',
     run: PARTITIONS,
   },

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
-import { inBatches, withoutBatches } from '#lib/kernel/batch.js'
+import { eachInBatches, inBatches, withoutBatches } from '#lib/kernel/batch.js'
 import { withDeadline } from '#lib/kernel/deadline.js'
 import { native, result } from '#lib/kernel/native.js'
 import { opened, openedAgain } from '../open-files.js'
@@ -49,6 +49,42 @@ await t.test('calls of one turn share a thread', async (t) => {
   t.ok(threads() <= Math.max(before, 2), `${threads()} threads`)
   await Promise.all(Array.from({ length: 20 }, slow))
   t.ok(threads() > 2, 'without batches each has one')
+})
+
+await t.test('an operation for each of many things', async (t) => {
+  let running = 0
+  let most = 0
+  const numbers = Array.from({ length: 50 }, (_, index) => index)
+  const done = await eachInBatches(numbers, async (number) => {
+    most = Math.max(most, ++running)
+    const { length } = (await text()) ?? ''
+    running--
+    return number * length
+  })
+  t.strictSame(
+    done,
+    numbers.map((number) => number * 5000),
+    'the results are in their order',
+  )
+  t.equal(most, 16, 'several at a time')
+  t.strictSame(await eachInBatches([], text), [])
+})
+
+await t.test('one of many that fails', async (t) => {
+  const begun: number[] = []
+  const ended: number[] = []
+  const failing = eachInBatches(
+    Array.from({ length: 50 }, (_, index) => index),
+    async (number) => {
+      begun.push(number)
+      await text(number === 3 ? '/nonexistent/'.repeat(500) : file)
+      await slow()
+      ended.push(number)
+    },
+  )
+  await t.rejects(failing, { code: 'ENAMETOOLONG' })
+  t.equal(begun.length, 16, 'no more are begun')
+  t.equal(ended.length, 15, 'and it waits for those that are under way')
 })
 
 await t.test('a stuck call keeps its batch, and nobody else', async (t) => {
