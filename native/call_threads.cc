@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 namespace dmloop {
@@ -11,6 +12,10 @@ namespace dmloop {
 namespace {
 
 constexpr std::chrono::seconds kIdleTime{5};
+// Most calls are short, and the next one follows soon. A sleeping thread of an idle processor takes
+// longer to wake than that: on two processors of a virtual machine, a call and its way back took 16
+// microseconds in the median instead of 43.
+constexpr std::chrono::microseconds kSpinTime{50};
 // Nothing here recurses, nor has more than a few pages on the stack; a sanitizer's frames are
 // larger.
 constexpr size_t kStackSize = size_t{1} << 20;
@@ -28,6 +33,14 @@ struct ThreadAttributes {
   pthread_attr_t value;
 };
 
+// Waits for a short while without sleeping. With one processor, nobody could set it meanwhile.
+void Spin(const std::atomic<bool>& set) {
+  static const bool alone = std::thread::hardware_concurrency() == 1;
+  const auto end = std::chrono::steady_clock::now() + kSpinTime;
+  while (!alone && !set && std::chrono::steady_clock::now() < end) {
+  }
+}
+
 }  // namespace
 
 CallThreads& CallThreads::Get() {
@@ -41,6 +54,7 @@ void CallThreads::Run(std::unique_ptr<Call> call) {
     Thread& thread = *idle_.back();
     idle_.pop_back();
     thread.call = std::move(call);
+    thread.called = true;
     thread.has_call.notify_one();
     return;
   }
@@ -87,7 +101,11 @@ std::unique_ptr<Call> CallThreads::Next(Thread& thread) {
     waiting_.pop_front();
     return call;
   }
+  thread.called = false;
   idle_.push_back(&thread);
+  lock.unlock();
+  Spin(thread.called);
+  lock.lock();
   if (!thread.has_call.wait_for(lock, kIdleTime, [&] { return thread.call != nullptr; })) {
     idle_.erase(std::find(idle_.begin(), idle_.end(), &thread));
     count_--;

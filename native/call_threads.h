@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -46,6 +47,8 @@ class CallThreads {
   struct Thread {
     std::unique_ptr<Call> call;
     std::condition_variable has_call;
+    // Set with `call`, for a thread that waits for it without the lock.
+    std::atomic<bool> called = false;
   };
 
   static constexpr size_t kMaximum = 128;
