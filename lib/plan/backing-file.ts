@@ -120,6 +120,11 @@ export class BackingFile implements AsyncDisposable {
     return this.#state.probe.kernelName
   }
 
+  /** Whether that device is one of device-mapper, which names them all so (alloc_dev, drivers/md/dm.c). */
+  get isOnMapper(): boolean {
+    return /^dm-\d+$/.test(this.deviceName ?? '')
+  }
+
   /** The device's logical block size, in bytes. */
   get blockSize(): number {
     return this.#state.probe.blockSize

@@ -1,6 +1,7 @@
 // From open files to a plan: ranges, extents, device stack, verdicts, segments.
 import debug from 'debug'
 import { exactOrTooLarge, problem, type Problem } from '../kernel/errors.js'
+import { inBatches } from '../kernel/batch.js'
 import { computed, native, result, type ExtentFacts } from '../kernel/native.js'
 import { EXTENT_FLAGS } from '../kernel/policy.js'
 import { SECTOR, SegmentTable } from '../kernel/segments.js'
@@ -118,7 +119,8 @@ async function planSlice(
   slice: FileSlice,
   options: PlanScope & { blockSize: number },
 ): Promise<SlicePlan> {
-  const { file, offset, length } = slice
+  const { file } = slice
+  const { path } = file
   const unplanned = (problems: Problem[]): SlicePlan => ({
     slice,
     problems,
@@ -128,15 +130,12 @@ async function planSlice(
   // The addresses of an unknown filesystem mean nothing, so it is not even asked for them.
   if (judgeFile(file, options).length > 0) return unplanned([])
 
-  const found = await readStack(file)
-  // FIEMAP may have to read metadata, which waits for as long as a device is suspended.
-  if ('code' in found && found.code === 'DMLOOP_DEVICE_BUSY') return unplanned([found])
-
-  const { fd, path, addressCall } = file
-  const walk = native.walkExtents(fd, addressCall, offset, length, options.blockSize)
-  const facts = await result(walk, path).catch((error: unknown) => {
-    throw exactOrTooLarge(error, path, EXTENT_TOO_FAR)
-  })
+  // FIEMAP may have to read metadata, which waits for as long as a device is suspended. Only device-mapper suspends.
+  const mapped = file.isOnMapper ? await readStack(file) : undefined
+  if (mapped && 'code' in mapped && mapped.code === 'DMLOOP_DEVICE_BUSY') return unplanned([mapped])
+  const [found, facts] = await inBatches(() =>
+    Promise.all([mapped ?? readStack(file), walkSlice(slice, options.blockSize)]),
+  )
   const problems = judgeExtents(path, facts, options)
 
   const stack = 'code' in found ? undefined : found
@@ -145,6 +144,17 @@ async function planSlice(
     problems.push(problem('DMLOOP_READ_ONLY', { file: path }))
   }
   return { slice, problems, facts, stack }
+}
+
+async function walkSlice(
+  { file, offset, length }: FileSlice,
+  blockSize: number,
+): Promise<ExtentFacts> {
+  const { fd, path, addressCall } = file
+  const walk = native.walkExtents(fd, addressCall, offset, length, blockSize)
+  return await result(walk, path).catch((error: unknown) => {
+    throw exactOrTooLarge(error, path, EXTENT_TOO_FAR)
+  })
 }
 
 /** The segments of all parts, end to end. */

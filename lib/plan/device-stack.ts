@@ -165,6 +165,7 @@ export async function unresolvedError(file: BackingFile): Promise<DmloopError> {
  * block/bdev.c), so device-mapper can only share the devices under that.
  */
 export async function readStack(file: BackingFile): Promise<DeviceStack | Problem> {
+  if (!file.isOnMapper) return await unmappableProblem(file, undefined)
   try {
     const { top, changing, levels, devices, readOnly } = await resolveStack(file.device)
     if (changing) return await busyProblem(file, changing)

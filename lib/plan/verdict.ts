@@ -83,8 +83,8 @@ export function judgeFile(
  * f2fs then serves direct I/O from the page cache (f2fs_force_buffered_io, fs/f2fs/file.c). mountinfo has the
  * option with a number: "checkpoint=disable:0".
  */
-const isCheckpointDisabled = ({ options }: Filesystem): boolean =>
-  options.some((option) => option.split(':')[0] === 'checkpoint=disable')
+const isCheckpointDisabled = ({ name, options }: Filesystem): boolean =>
+  name === 'f2fs' && options.some((option) => option.split(':')[0] === 'checkpoint=disable')
 
 /**
  * Whether a direct read of a file returns what the disk has. The kernel says so since 6.1; before, by what
