@@ -36,6 +36,10 @@ export const qemu: Kernel = {
       'panic=-1',
       // Nothing here is worth protecting, and an emulated processor pays dearly for it.
       'mitigations=off',
+      // The emulated processors share one counter, which the kernel cannot know. What it takes in its place is a
+      // device, which the processors wait for one after another.
+      'tsc=reliable',
+      'clocksource=tsc',
       'DMLOOP_VM_OUT=hvc0',
       'DMLOOP_VM_ERR=hvc1',
       `DMLOOP_VM_KERNEL=${kernel.modules}`,
