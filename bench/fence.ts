@@ -3,21 +3,17 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { mapFile, wrapDevice } from 'dmloop'
-import { sh } from '../test/shell.js'
-import { fragmentedFile, randomFile } from '../test/made-files.js'
+import { mapFile } from 'dmloop'
+import { fragmentedFile, randomFile, sh, wrappedHost } from '../test/vm/lab.js'
 import { folderHere } from './host.js'
 import { PAIRS, report, spread } from './measure.js'
 import type { Row } from './results.js'
 
-const HOST = '/tmp/host'
 const SECONDS = 4
 
-sh(`mkdir -p ${HOST}; mkfs.ext4 -q -b 4096 /dev/ram0`)
-const wrapper = await wrapDevice('/dev/ram0', { name: 'host' })
-sh(`mount ${wrapper.path} ${HOST}`)
-const files = { 1: `${HOST}/one`, 10_000: `${HOST}/many` }
-sh(`fallocate -l 128M ${HOST}/busy`)
+const host = await wrappedHost('ext4')
+const files = { 1: `${host.path}/one`, 10_000: `${host.path}/many` }
+sh(`fallocate -l 128M ${host.path}/busy`)
 randomFile(files[1], 4 << 20)
 fragmentedFile(files[10_000], 128 << 20, 10_000, 1)
 const { path: folder } = folderHere()
@@ -29,7 +25,7 @@ interface Output {
 
 /** Milliseconds that the slowest of one thread's synchronous writes takes while something is done over and over. */
 async function worstLatency(work: () => Promise<void>): Promise<number> {
-  const words = `--name=busy --filename=${HOST}/busy --size=128m --direct=1 --rw=randwrite --bs=4k --thread
+  const words = `--name=busy --filename=${host.path}/busy --size=128m --direct=1 --rw=randwrite --bs=4k --thread
     --time_based --runtime=${SECONDS} --output-format=json --output=${OUTPUT}`
   const fio = spawn('fio', words.split(/\s+/), { stdio: ['ignore', 'ignore', 'inherit'] })
   const ended = once(fio, 'close') as Promise<[number]>
@@ -65,6 +61,5 @@ for (const [segments, file] of Object.entries(files)) {
     'with / without': spread(ratios),
   })
 }
-sh(`umount ${HOST}`)
-await wrapper.unmap()
+host.remove()
 report('fence', 'Others on the filesystem', rows)

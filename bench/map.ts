@@ -2,10 +2,11 @@
 // ready table, against losetup, and against C that loads a ready table: the floor, alone and with the extents read
 // before and after that.
 import { writeFileSync } from 'node:fs'
-import { mapFile, planFile } from 'dmloop'
+import { planFile } from 'dmloop'
 import { sh } from '../test/shell.js'
 import { fragmentedHost } from './files.js'
-import { floor, milliseconds, afterFork, PAIRS, report, spread } from './measure.js'
+import { mapTimes } from './map-times.js'
+import { floor, milliseconds, PAIRS, report, spread } from './measure.js'
 import type { Row } from './results.js'
 
 /** The extents as a table, as people write it: filefrag prints blocks of 512 bytes with -b512. */
@@ -22,21 +23,6 @@ async function shell(command: string, undo = REMOVE): Promise<number> {
   return time
 }
 
-async function ours(
-  file: string,
-  verify: 'sample' | 'none',
-): Promise<[map: number, unmap: number]> {
-  let unmap = (): Promise<void> => Promise.resolve()
-  const map = await afterFork(
-    async () => {
-      const device = await mapFile(file, { name: 'bench', verify })
-      unmap = () => device.unmap()
-    },
-    () => planFile(file),
-  )
-  return [map, await milliseconds(unmap)]
-}
-
 const rows: Row[] = []
 for (const size of [1, 1000, 100_000, 500_000]) {
   const host = await fragmentedHost(size)
@@ -50,7 +36,7 @@ for (const size of [1, 1000, 100_000, 500_000]) {
     number[]
   >
   for (let pair = 0; pair < PAIRS; pair++) {
-    const [time, unmap] = await ours(file, 'sample')
+    const [time, unmap] = await mapTimes(file, { verify: 'sample' })
     ratios.floor.push(time / floor('map', 'bench', TABLE))
     const remove = await milliseconds(() => sh(REMOVE))
     ratios.reads.push(time / floor('map', 'bench', TABLE, file))
@@ -59,7 +45,7 @@ for (const size of [1, 1000, 100_000, 500_000]) {
     ratios.script.push(time / (await shell(SCRIPT(file))))
     ratios.ready.push(time / (await shell(`dmsetup create bench ${TABLE}`)))
     ratios.losetup.push(time / (await shell(`losetup --direct-io=on -f ${file}`, 'losetup -D')))
-    ratios.unverified.push((await ours(file, 'none'))[0] / time)
+    ratios.unverified.push((await mapTimes(file, { verify: 'none' }))[0] / time)
     ratios.unmap.push(unmap / remove)
   }
   rows.push({

@@ -1,10 +1,11 @@
 // The devices of an image's partitions: mapFile with `partitions` beside kpartx on a table that is ready, and beside
 // losetup -P.
-import { mapFile, planFile } from 'dmloop'
+import { planFile } from 'dmloop'
 import { sh } from '../test/shell.js'
 import { randomFile } from '../test/made-files.js'
 import { measuredHost } from './host.js'
-import { afterFork, milliseconds, PAIRS, report, spread } from './measure.js'
+import { mapTimes } from './map-times.js'
+import { milliseconds, PAIRS, report, spread } from './measure.js'
 import type { Row } from './results.js'
 
 const host = await measuredHost('ext4')
@@ -18,15 +19,7 @@ async function measure(count: number): Promise<Row> {
   const times: number[] = []
   const ratios = { kpartx: [] as number[], losetup: [] as number[], unmap: [] as number[] }
   for (let round = 0; round < PAIRS; round++) {
-    let unmap = (): Promise<void> => Promise.resolve()
-    const time = await afterFork(
-      async () => {
-        const device = await mapFile(file, { name: 'bench', partitions: true })
-        unmap = () => device.unmap()
-      },
-      () => planFile(file),
-    )
-    const own = await milliseconds(unmap)
+    const [time, own] = await mapTimes(file, { partitions: true })
     const kpartx = await milliseconds(() =>
       sh('dmsetup create bench && kpartx -a /dev/mapper/bench', table),
     )

@@ -1,20 +1,19 @@
 // unmap of a large file, which looks for pages that are left in the cache: with none, and with some all over it.
 import { closeSync, openSync, readSync, writeFileSync } from 'node:fs'
 import { createImage, mapFile } from 'dmloop'
-import { sh } from '../test/shell.js'
+import { makeHost, sh } from '../test/vm/lab.js'
 import { milliseconds, PAIRS, report, spread } from './measure.js'
 import type { Row } from './results.js'
 
 const GIB = 2 ** 30
-const HOST = '/tmp/host'
 const PAGE = 4096
 
 // Compressed memory, which keeps no page of zeros.
 sh('modprobe zram')
 writeFileSync('/sys/block/zram0/disksize', '72G')
 const number = sh('cat /sys/block/zram0/dev').trim()
-sh('dmsetup create host', `0 ${sh('blockdev --getsz /dev/zram0').trim()} linear ${number} 0\n`)
-sh(`mkdir -p ${HOST}; mkfs.ext4 -q -b 4096 /dev/mapper/host; mount /dev/mapper/host ${HOST}`)
+const sectors = sh('blockdev --getsz /dev/zram0').trim()
+const host = makeHost('ext4', `0 ${sectors} linear ${number} 0`, { mkfs: '-q -b 4096' })
 
 /** Has so many pages of a file in memory, spread evenly over it. */
 function readPages(file: string, size: number, count: number): void {
@@ -49,9 +48,10 @@ async function measure(file: string, gibibytes: number, cached: number): Promise
 
 const rows: Row[] = []
 for (const gibibytes of [1, 64]) {
-  const file = `${HOST}/image`
+  const file = `${host.path}/image`
   await createImage(file, { size: gibibytes * GIB })
   for (const cached of [0, 1000, 20_000]) rows.push(await measure(file, gibibytes, cached))
   sh(`rm ${file}`)
 }
+host.remove()
 report('unmap', 'unmap of a large file', rows)
