@@ -208,7 +208,7 @@ await t.test('names that are taken are followed by numbers', async (t) => {
   for (const folder of folders) {
     sh(`mkdir ${host.path}/${folder}`)
     for (const name of ['image', 'control', '( )', long]) {
-      randomFile(`${host.path}/${folder}/${name.replace(/[( )]/g, '\\$&')}`, 65536)
+      randomFile(`${host.path}/${folder}/${name}`, 65536)
     }
   }
   const taken = [
