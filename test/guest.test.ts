@@ -116,7 +116,7 @@ const GUESTS: Guest[] = [
   { test: 'proof', options: ['--disk=100'] },
   { test: 'overlap', options: ['--disk=100'] },
   { test: 'nested', options: ['--disk=100'] },
-  { test: 'filesystem-files', options: ['--disk=100', '--modules=f2fs'] },
+  { test: 'filesystem-files', options: ['--disk=400', '--modules=f2fs'] },
   { test: 'agreement', options: ['--udev', '--disk=400'] },
   { test: 'loop', options: ['--udev', '--disk=400'] },
   { test: 'recovery', options: ['--udev', '--disk=100'] },

@@ -71,7 +71,7 @@ export interface Row {
   options?: MapOptions
   writable: Cell | 'ERR_INVALID_ARG_VALUE'
   readOnly: Cell
-  /** What comes of both on Linux 6.12, where it is something else. */
+  /** What comes of both on Linux 6.12, where it is something else. It shows when the file is mapped, in no plan. */
   newer?: Cell
 }
 

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { closeSync, openSync, renameSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { mapFile, planFile, type Plan } from 'dmloop'
+import { createImage, mapFile, planFile, type Plan } from 'dmloop'
 import { native, result } from '#lib/kernel/native.js'
 import { deviceNames, fileState, leftFiles, makeHost, oneSegment, randomFile, sh } from './lab.js'
 
@@ -89,8 +89,10 @@ for (const [filesystem, options] of [
   await t.test(`a quota file in use on ${filesystem}`, async (t) => {
     const host = makeHost(filesystem, oneSegment(), { name: 'host', mount: options })
     const file = `${host.path}/aquota.user`
-    makeQuotaFile(file)
-    randomFile(`${host.path}/image`, 1 << 20)
+    makeQuotaFile('/tmp/quota')
+    // Newer f2fs pins a file only before it has blocks, which createImage knows.
+    await createImage(file, { from: '/tmp/quota' })
+    await createImage(`${host.path}/image`, { size: 1 << 20 })
     sh(`chmod 755 ${host.path}; chmod 644 ${host.path}/*; sync`)
     await mapped(t, file)
     quota('on', file)

@@ -8,6 +8,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  statfsSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -152,7 +153,8 @@ await t.test('what is damaged, or not so, makes no image', async (t) => {
 
 /** The metadata of one file, as another tool may have made it. */
 async function describe(path: string, name: string): Promise<void> {
-  const geometry = { ...LP_FILE_GEOMETRY }
+  // An extent is in whole blocks of the filesystem.
+  const geometry = { ...LP_FILE_GEOMETRY, logicalBlockSize: statfsSync(path).bsize }
   const extents = (await planFile(path)).extents
   const bytes = encodeLpMetadata(
     {
