@@ -314,7 +314,7 @@ export const STEPS = [
     file: 'plan/verdict',
     from: 'if (uses.filesystem !== undefined) {',
     to: 'if (uses.filesystem === null) {',
-    run: guest('filesystem-files', [], ['--disk=100', '--modules=f2fs']),
+    run: guest('filesystem-files', [], ['--disk=400', '--modules=f2fs']),
   },
   {
     step: 'that a mapping is no layer that only translates',
