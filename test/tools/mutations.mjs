@@ -5,6 +5,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { GUESTS, titleOf } from '../../out/test/guests.js'
 import { STEPS } from './safety-steps.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -34,10 +35,20 @@ function mutate({ file, from, to }, copy) {
   if (output(copy) === output(root)) throw new Error(`lib/${file}.ts compiles to the same`)
 }
 
-function runGuest({ test, args, options }, copy) {
+const guestOf = ({ guest }) => GUESTS.find((each) => titleOf(each) === guest)
+
+function runGuest(step, copy) {
+  const { test, args = [], options } = guestOf(step)
   const cli = join(root, 'out/vm/cli.js')
   const program = join(copy, 'out/test/vm', `${test}.js`)
-  const command = [cli, '--timeout=600', ...options, process.execPath, program, ...args]
+  const command = [
+    cli,
+    '--timeout=600',
+    ...options,
+    process.execPath,
+    program,
+    ...(step.args ?? args),
+  ]
   return new Promise((resolve) => {
     const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'] })
     let output = ''
@@ -67,7 +78,7 @@ async function work() {
     const [index, step] = next
     const copy = join(folder, String(index))
     mutate(step, copy)
-    const red = redness(await runGuest(step.run, copy))
+    const red = redness(await runGuest(step, copy))
     outcomes.set(index, red)
     console.log(`# ${red === undefined ? 'STAYS GREEN' : 'red'}: ${step.step}`)
     rmSync(copy, { recursive: true, force: true })
@@ -77,9 +88,8 @@ async function work() {
 await Promise.all([work(), work()])
 
 console.log('\n| step that was taken away | in | test | red |\n| --- | --- | --- | --- |')
-for (const [index, { step, file, run }] of steps.entries()) {
-  const test = [run.test, ...run.args].join(' ')
-  console.log(`| ${step} | lib/${file}.ts | ${test} | ${outcomes.get(index) ?? '**no**'} |`)
+for (const [index, { step, file, guest }] of steps.entries()) {
+  console.log(`| ${step} | lib/${file}.ts | ${guest} | ${outcomes.get(index) ?? '**no**'} |`)
 }
 const green = [...outcomes.values()].filter((red) => red === undefined).length
 console.log(`\n${steps.length - green} passed, ${green} failed`)
