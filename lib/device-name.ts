@@ -1,5 +1,6 @@
 // Naming a device: the name asked for, or the first free one after its file.
 import debug from 'debug'
+import { inBatches } from './kernel/batch.js'
 import { findDevice, listDevices, nameTaken } from './kernel/device-mapper.js'
 import { DmloopError } from './kernel/errors.js'
 import type { Loop } from './kernel/loop.js'
@@ -22,8 +23,10 @@ export async function findLoopNamed(name: string): Promise<Loop | undefined> {
 }
 
 /** Whether a device-mapper device or a mapping has a name. */
-export const isNameTaken = async (name: string): Promise<boolean> =>
-  (await findDevice({ name })) !== undefined || (await findLoopNamed(name)) !== undefined
+export async function isNameTaken(name: string): Promise<boolean> {
+  const found = await inBatches(() => Promise.all([findDevice({ name }), findLoopNamed(name)]))
+  return found.some((device) => device !== undefined)
+}
 
 /** All such names. */
 async function takenNames(): Promise<Set<string>> {

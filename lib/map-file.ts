@@ -1,4 +1,5 @@
 import debug from 'debug'
+import { inBatches } from './kernel/batch.js'
 import { withDeadline } from './kernel/deadline.js'
 import {
   assertDeviceMapper,
@@ -118,7 +119,9 @@ async function mapLinear(
       return created
     })
     const { name, uuid, major, minor } = device
-    const filesystems = await Promise.all(files.list.map((file) => readFilesystemIds(file.device)))
+    const filesystems = await inBatches(() =>
+      Promise.all(files.list.map((file) => readFilesystemIds(file.device))),
+    )
     const record = newRecord(id, files.list, request, {
       uuid,
       node: { name, major, minor },

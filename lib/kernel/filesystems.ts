@@ -56,6 +56,7 @@ export interface FilesystemIds {
 /** Reads the UUIDs of the mounted filesystem on a device. */
 export async function readFilesystemIds(device: string): Promise<FilesystemIds> {
   const { major, minor } = parseDevice(device)
-  const uuid = await result(native.filesystemUuid(major, minor), device)
-  return { uuid: uuid ?? '', volume: (await mapperUuid(device)) ?? '' }
+  const read = [result(native.filesystemUuid(major, minor), device), mapperUuid(device)] as const
+  const [uuid = '', volume = ''] = await Promise.all(read)
+  return { uuid, volume }
 }

@@ -1,6 +1,7 @@
 // No two mappings share a block, whatever their backends. UUIDs and names do not tell: they are made from
 // the number of the filesystem's device, which changes when a volume is deactivated and activated again.
 // So physical addresses are compared.
+import { inBatches } from '../kernel/batch.js'
 import { underlyingDevices } from '../kernel/describe-device.js'
 import {
   alreadyMapped,
@@ -67,11 +68,11 @@ const hasPhysicalAddresses = ({ filesystem, facts, deviceSize }: BackingFile): b
  */
 export async function assertUnmapped(file: BackingFile): Promise<void> {
   if (!hasPhysicalAddresses(file)) return
-  const loops = await loopsOnOtherFilesystems(file.device)
-  const mappings = (await listDevices()).filter(({ uuid }) => identityOf(uuid) !== undefined)
-  if (loops.length + mappings.length === 0) return
+  const mappings = await listMappings()
+  const loops = mappings.loops.filter((loop) => filesystemDeviceOf(loop) !== file.device)
+  if (loops.length + mappings.devices.length === 0) return
   const segments = await resolveFile(file)
-  await assertNoOverlap({ uuid: '' }, segments, file.path)
+  await assertNoOverlap(mappings.devices, segments, file.path)
   await assertNotBackedBy(loops, segments, file.path)
 }
 
@@ -144,14 +145,16 @@ async function resolveDevice(device: string, stack: DeviceStack): Promise<Segmen
   return await resolveExtents({ extents, offset: 0, length }, stack)
 }
 
-/** Like `assertUnmapped`, for the blocks of a plan alone. `uuid` is that of the plan's own device. */
-export async function assertBlocksUnmapped(
-  { plan, parts }: BuiltPlan,
-  uuid: string,
-): Promise<void> {
-  await assertNoOverlap({ uuid }, plan.segments, plan.files[0]?.path ?? '')
+/**
+ * Like `assertUnmapped`, for the blocks of a plan alone. `own` is the UUID of the plan's device. Every process
+ * loads its table first and compares then, so that of two at the same time at least one sees the other.
+ */
+export async function assertBlocksUnmapped({ plan, parts }: BuiltPlan, own: string): Promise<void> {
+  const mappings = await listMappings()
+  const others = mappings.devices.filter(({ uuid }) => uuid !== own)
+  await assertNoOverlap(others, plan.segments, plan.files[0]?.path ?? '')
   for (const { slice, facts, stack } of parts) {
-    const loops = await loopsOnOtherFilesystems(slice.file.device)
+    const loops = mappings.loops.filter((loop) => filesystemDeviceOf(loop) !== slice.file.device)
     if (!facts || !stack || loops.length === 0) continue
     const segments = await resolveExtents({ ...slice, ...facts }, stack)
     await assertNotBackedBy(loops, segments, slice.file.path)
@@ -164,18 +167,23 @@ export async function assertNoDevice({ identity, path }: BackingFile): Promise<v
   if (device && hasLiveTable(device)) throw alreadyMapped(path, nodePath(device.name))
 }
 
-/**
- * Rejects with DMLOOP_ALREADY_MAPPED when another mapping, live or being made, has some of the same blocks.
- * Every process loads its table first and compares then, so that of two at the same time at least one sees
- * the other.
- */
-export async function assertNoOverlap(
-  device: Pick<DmDevice, 'uuid'>,
+/** The devices of device-mapper that are mappings, live or being made, and the loop devices of dmloop. */
+const listMappings = (): Promise<{ devices: DmDevice[]; loops: Loop[] }> =>
+  inBatches(async () => {
+    const [devices, loops] = await Promise.all([listDevices(), listLoops()])
+    return {
+      devices: devices.filter(({ uuid }) => identityOf(uuid) !== undefined),
+      loops: loops.filter(({ name }) => (identityOf(name) ?? partIdentityOf(name)) !== undefined),
+    }
+  })
+
+/** Rejects with DMLOOP_ALREADY_MAPPED when a mapping has some of the same blocks, in either of its tables. */
+async function assertNoOverlap(
+  mappings: readonly DmDevice[],
   segments: SegmentTable,
   file: string,
 ): Promise<void> {
-  for (const other of await listDevices()) {
-    if (identityOf(other.uuid) === undefined || other.uuid === device.uuid) continue
+  for (const other of mappings) {
     for (const table of await bothTables(other)) {
       if (await overlaps(segments, table)) throw alreadyMapped(file, nodePath(other.name))
     }
@@ -187,14 +195,6 @@ async function overlaps(segments: SegmentTable, other: SegmentTable): Promise<bo
   const rows = { rows: other.linearRows(), devices: segments.numbersOf(other.devices) }
   return (await computed(native.findOverlap(segments.source, rows))) >= 0
 }
-
-/** Our loop devices that are backed by a file of another filesystem, or of this one under another number. */
-const loopsOnOtherFilesystems = async (device: string): Promise<Loop[]> =>
-  (await listLoops()).filter(
-    (loop) =>
-      (identityOf(loop.name) ?? partIdentityOf(loop.name)) !== undefined &&
-      filesystemDeviceOf(loop) !== device,
-  )
 
 /** The device of the filesystem that has a loop device's backing file. */
 const filesystemDeviceOf = ({ major, minor }: Loop): string => deviceName(major, minor)
