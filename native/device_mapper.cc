@@ -51,6 +51,7 @@ Result<Device> LoadTable(const Control& control, const Target& target,
                          bool read_only) {
   // Room that is not written to costs nothing: no page of it is ever found.
   Request request(TableRoom(segments, devices));
+  request.Populate(LeastTableSize(segments));
   if (auto failure = request.Address(target)) return *failure;
   const WrittenTable written = WriteTable(segments, devices, request.payload());
   request.Shorten(written.bytes);

@@ -22,6 +22,9 @@ class Request {
   std::span<std::byte> payload() {
     return {bytes_.get() + sizeof(struct dm_ioctl), size_ - sizeof(struct dm_ioctl)};
   }
+  // Has memory for the first bytes of the payload, which will be written, all at once: else the
+  // first write to each page of a large table is a fault of its own.
+  void Populate(size_t payload_size);
   // Only so many bytes of the payload count.
   void Shorten(size_t payload_size) {
     header().data_size = static_cast<uint32_t>(sizeof(struct dm_ioctl) + payload_size);

@@ -87,6 +87,10 @@ size_t TableRoom(const SegmentSource& segments, const std::vector<std::string>& 
          (sizeof(struct dm_target_spec) + Padded(longest + sizeof ' ' + kMostDigits + 1));
 }
 
+size_t LeastTableSize(const SegmentSource& segments) {
+  return segments.size() * (sizeof(struct dm_target_spec) + kAlignment);
+}
+
 WrittenTable WriteTable(const SegmentSource& segments, const std::vector<std::string>& devices,
                         std::span<std::byte> out) {
   WrittenTable written;

@@ -12,8 +12,9 @@
 // a dm_target_spec, then its parameters as NUL-terminated text, padded to eight bytes.
 namespace dmloop::dm {
 
-// Bytes that the records take at most.
+// Bytes that the records take at most, and at least.
 size_t TableRoom(const SegmentSource& segments, const std::vector<std::string>& devices);
+size_t LeastTableSize(const SegmentSource& segments);
 
 struct WrittenTable {
   uint32_t targets = 0;
