@@ -141,7 +141,9 @@ Result<Table> GetTable(const Target& target, bool inactive) {
                   [](const struct dm_ioctl& header) { return header.target_count * kRecord; });
   if (!answer.ok()) return answer.failure();
   Request& request = answer.value();
-  auto table = ReadTable(request.answer(), request.header().target_count);
+  // A large table takes less memory as rows, which take the place of what has been read.
+  auto table = ReadTable(request.answer(), request.header().target_count,
+                         [&](size_t bytes) { request.Discard(bytes); });
   if (table.ok()) table.value().device = DeviceOf(request.header());
   return table;
 }

@@ -26,6 +26,16 @@ constexpr uint32_t kInterfaceMajor = 4;
 // linux/mman.h, since Linux 5.14.
 constexpr int kPopulateWrite = 23;
 
+// Advises the kernel on the pages that have nothing but these bytes. Without the advice, everything
+// is as it was: it only takes more time or memory.
+void AdviseOn(std::span<std::byte> bytes, int advice) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* start = bytes.data();
+  size_t size = bytes.size();
+  if (std::align(page, page, start, size) == nullptr) return;
+  static_cast<void>(madvise(start, size / page * page, advice));
+}
+
 bool Copy(char* field, size_t size, const std::string& text) {
   if (text.size() >= size) return false;
   std::memcpy(field, text.c_str(), text.size() + 1);
@@ -44,18 +54,18 @@ Request::Request(size_t payload_size)
 }
 
 void Request::Populate(size_t payload_size) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* start = bytes_.get();
-  size_t whole = std::min(size_, sizeof(struct dm_ioctl) + payload_size);
-  if (std::align(page, page, start, whole) == nullptr) return;
-  // An older kernel does not know the advice. Then the pages are found when they are written to.
-  static_cast<void>(madvise(start, whole / page * page, kPopulateWrite));
+  AdviseOn(payload().first(std::min(payload_size, payload().size())), kPopulateWrite);
 }
 
 std::span<const std::byte> Request::answer() {
   const size_t start = std::min<size_t>(header().data_start, size_);
   const size_t end = std::min<size_t>(header().data_size, size_);
   return {bytes_.get() + start, end > start ? end - start : 0};
+}
+
+void Request::Discard(size_t answer_size) {
+  const size_t start = std::min<size_t>(header().data_start, size_);
+  AdviseOn({bytes_.get() + start, std::min(answer_size, size_ - start)}, MADV_DONTNEED);
 }
 
 std::optional<Failure> Request::Address(const Target& target) {

@@ -31,6 +31,8 @@ class Request {
   }
   // What the kernel wrote behind the header.
   std::span<const std::byte> answer();
+  // Gives the memory of the first bytes of the answer back, which nobody reads any more.
+  void Discard(size_t answer_size);
 
   // EINVAL when a name or UUID does not fit.
   std::optional<Failure> Address(const Target& target);

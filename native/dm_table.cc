@@ -17,6 +17,7 @@ namespace dmloop::dm {
 namespace {
 
 constexpr size_t kAlignment = 8;
+constexpr size_t kTellEvery = size_t{1} << 20;
 // Of a 64-bit number.
 constexpr size_t kMostDigits = 20;
 
@@ -122,14 +123,17 @@ WrittenTable WriteTable(const SegmentSource& segments, const std::vector<std::st
   return written;
 }
 
-Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count) {
+Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count,
+                        const ReadSoFar& read_so_far) {
   const Failure malformed{EBADMSG, "DM_TABLE_STATUS"};
   // Packed as doubles they would be rounded, to sectors that are somebody else's.
   const Failure too_large{EOVERFLOW, "DM_TABLE_STATUS"};
   Table table;
   DeviceNumbers numbers;
   size_t position = 0;
+  size_t told = 0;
   for (uint32_t i = 0; i < target_count; i++) {
+    if (read_so_far && position > told + kTellEvery) read_so_far(told = position);
     if (position > in.size() || in.size() - position < sizeof(struct dm_target_spec)) {
       return malformed;
     }

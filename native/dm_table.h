@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,7 +25,11 @@ struct WrittenTable {
 // Fills `out`, of at least TableRoom bytes.
 WrittenTable WriteTable(const SegmentSource& segments, const std::vector<std::string>& devices,
                         std::span<std::byte> out);
+// Told now and then how many bytes have been read, which are not looked at again.
+using ReadSoFar = std::function<void(size_t)>;
+
 // EBADMSG when the records do not add up.
-Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count);
+Result<Table> ReadTable(std::span<const std::byte> in, uint32_t target_count,
+                        const ReadSoFar& read_so_far = {});
 
 }  // namespace dmloop::dm

@@ -18,21 +18,27 @@ struct PackedLayer {
 };
 using PackedLevel = std::vector<PackedLayer>;
 
+std::optional<std::vector<int32_t>> DeviceNumbersFrom(const Napi::Value& value) {
+  if (!value.IsArray()) return std::nullopt;
+  const auto list = value.As<Napi::Array>();
+  std::vector<int32_t> numbers;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const auto number = SafeInteger(list.Get(i));
+    if (!number) return std::nullopt;
+    numbers.push_back(static_cast<int32_t>(*number));
+  }
+  return numbers;
+}
+
 // { rows, devices: number[], stripes? }: each device number of the rows has one in `devices`.
 std::optional<PackedLayer> LayerFrom(const Napi::Value& value) {
   if (!value.IsObject()) return std::nullopt;
   const auto object = value.As<Napi::Object>();
-  PackedLayer layer{
-      PackedNumbers::From(object.Get("rows")), {}, PackedNumbers::From(object.Get("stripes"))};
-  const Napi::Value devices = object.Get("devices");
-  if (!layer.rows || !devices.IsArray()) return std::nullopt;
-  const auto list = devices.As<Napi::Array>();
-  for (uint32_t i = 0; i < list.Length(); i++) {
-    const auto number = SafeInteger(list.Get(i));
-    if (!number) return std::nullopt;
-    layer.devices.push_back(static_cast<int32_t>(*number));
-  }
-  return layer;
+  auto rows = PackedNumbers::From(object.Get("rows"));
+  auto devices = DeviceNumbersFrom(object.Get("devices"));
+  if (!rows || !devices) return std::nullopt;
+  return PackedLayer{std::move(rows), std::move(*devices),
+                     PackedNumbers::From(object.Get("stripes"))};
 }
 
 std::optional<std::vector<PackedLevel>> LevelsFrom(const Napi::Value& value) {
@@ -128,28 +134,35 @@ Napi::Value SegmentRowsJs(const Napi::CallbackInfo& info) {
   return array;
 }
 
-using Finder = Result<std::optional<uint64_t>> (*)(const SegmentSource&, const Layer&);
-
-Result<std::optional<uint64_t>> Overlap(const SegmentSource& segments, const Layer& other) {
-  auto checked = CheckSegments(other.rows, other.devices.size());
-  if (!checked.ok()) return checked.failure();
-  return FindOverlap(segments, other);
+// The first sector whose block another table has as well; `numbers` says which device of the first
+// each of the other's is.
+Napi::Value FindOverlapJs(const Napi::CallbackInfo& info) {
+  auto segments = GivenSegments::From(info[0]);
+  auto other = GivenSegments::From(info[1]);
+  auto numbers = DeviceNumbersFrom(info[2]);
+  if (!segments || !other || !numbers) {
+    return Reject(info.Env(), "findOverlap(segments, other, numbers)");
+  }
+  return PromiseWorker<std::optional<uint64_t>>::Run(
+      info.Env(),
+      [segments, other, numbers = std::move(*numbers)] {
+        return FindOverlap(segments->source(), other->source(), numbers);
+      },
+      NumberOrMinusOne);
 }
 
 // Unlike an overlap, it makes sense with any targets: what is neither linear nor zero is different.
-Result<std::optional<uint64_t>> Difference(const SegmentSource& segments, const Layer& other) {
-  return FindDifferentSector(segments, other);
-}
-
-// Something about a table and another whose devices are numbered as `other.devices` says.
-template <Finder find>
-Napi::Value CompareTablesJs(const Napi::CallbackInfo& info) {
+Napi::Value FindDifferentSectorJs(const Napi::CallbackInfo& info) {
   auto segments = GivenSegments::From(info[0]);
   auto other = LayerFrom(info[1]);
-  if (!segments || !other) return Reject(info.Env(), "compare(segments, { rows, devices })");
+  if (!segments || !other) {
+    return Reject(info.Env(), "findDifferentSector(segments, { rows, devices })");
+  }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [segments, other = std::move(*other)] { return find(segments->source(), other.view()); },
+      [segments, other = std::move(*other)]() -> Result<std::optional<uint64_t>> {
+        return FindDifferentSector(segments->source(), other.view());
+      },
       NumberOrMinusOne);
 }
 
@@ -158,8 +171,8 @@ Napi::Value CompareTablesJs(const Napi::CallbackInfo& info) {
 void AddSegments(Napi::Object& exports) {
   Add(exports, "buildSegments", BuildSegmentsJs);
   Add(exports, "segmentRows", SegmentRowsJs);
-  Add(exports, "findOverlap", CompareTablesJs<Overlap>);
-  Add(exports, "findDifferentSector", CompareTablesJs<Difference>);
+  Add(exports, "findOverlap", FindOverlapJs);
+  Add(exports, "findDifferentSector", FindDifferentSectorJs);
 }
 
 }  // namespace dmloop

@@ -61,8 +61,11 @@ inline std::optional<DeviceNumber> DeviceNumberFrom(const Napi::Value& first,
   return DeviceNumber{static_cast<uint32_t>(*major), static_cast<uint32_t>(*minor)};
 }
 
-// Numbers of JavaScript's, copied: a call that works with them may outlive the environment that
-// they belong to.
+// Rows that JavaScript has as an array, without a copy; see PackedArray.
+using SharedRows = std::shared_ptr<const PackedRows>;
+
+// Numbers of JavaScript's. A call that works with them may outlive the environment that they belong
+// to: they are copied, or shared if they came from here.
 class PackedNumbers {
  public:
   static std::shared_ptr<const PackedNumbers> From(const Napi::Value& value) {
@@ -72,13 +75,19 @@ class PackedNumbers {
     }
     return std::make_shared<const PackedNumbers>(value.As<Napi::Float64Array>());
   }
-  explicit PackedNumbers(Napi::Float64Array array)
-      : rows_(array.Data(), array.Data() + array.ElementLength()) {}
+  explicit PackedNumbers(Napi::Float64Array array) : shared_(SharedBy(array)) {
+    if (!shared_) copied_.assign(array.Data(), array.Data() + array.ElementLength());
+  }
 
-  std::span<const double> rows() const { return rows_; }
+  std::span<const double> rows() const {
+    return shared_ ? shared_->span() : std::span<const double>(copied_);
+  }
 
  private:
-  std::vector<double> rows_;
+  static SharedRows SharedBy(const Napi::Float64Array& array);
+
+  SharedRows shared_;
+  std::vector<double> copied_;
 };
 
 // What C++ keeps and JavaScript only holds: for each type its own kind, so that one is not taken
@@ -115,12 +124,36 @@ std::shared_ptr<const T> HandleFrom(const Napi::Value& value) {
   return std::static_pointer_cast<const T>(handle->value);
 }
 
+// Of the arrays that PackedArray has made.
+inline constexpr napi_type_tag kSharedRowsTag = {0x8d1b6a3cf0e94752, 0xa2c47e915b3d806f};
+
+// Rows as an array over the same memory, which is shared with the calls that are given the array:
+// nobody writes to it.
 inline Napi::Value PackedArray(Napi::Env env, PackedRows& rows) {
   const size_t count = rows.size();
   if (count == 0) return Napi::Float64Array::New(env, 0);
-  auto buffer = Napi::ArrayBuffer::New(env, rows.Release(), count * sizeof(double),
-                                       [](Napi::Env, void* data) { std::free(data); });
-  return Napi::Float64Array::New(env, count, buffer, 0);
+  const auto drop = [](Napi::Env, void*, SharedRows* owner) {
+    std::unique_ptr<SharedRows>{owner}.reset();
+  };
+  const auto shared = std::make_shared<const PackedRows>(std::move(rows));
+  auto owner = std::make_unique<SharedRows>(shared);
+  auto* const data = const_cast<double*>(shared->span().data());
+  auto buffer = Napi::ArrayBuffer::New(env, data, count * sizeof(double), drop, owner.get());
+  if (buffer.IsEmpty()) return buffer;
+  SharedRows* const owned = owner.release();
+  auto array = Napi::Float64Array::New(env, count, buffer, 0);
+  // The buffer lives for as long as its array, and so does what is wrapped.
+  if (!array.IsEmpty() && napi_wrap(env, array, owned, nullptr, nullptr, nullptr) == napi_ok) {
+    array.TypeTag(&kSharedRowsTag);
+  }
+  return array;
+}
+
+inline SharedRows PackedNumbers::SharedBy(const Napi::Float64Array& array) {
+  if (!array.CheckTypeTag(&kSharedRowsTag)) return nullptr;
+  void* owner = nullptr;
+  if (napi_unwrap(array.Env(), array, &owner) != napi_ok) return nullptr;
+  return *static_cast<SharedRows*>(owner);
 }
 
 inline std::optional<std::vector<std::string>> StringsFrom(const Napi::Value& value) {

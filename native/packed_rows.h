@@ -39,9 +39,6 @@ class PackedRows {
   size_t size() const { return size_; }
   std::span<const double> span() const { return {data_.get(), size_}; }
 
-  // Releases the memory, to be freed with free(3).
-  double* Release() { return data_.release(); }
-
  private:
   void Grow() {
     constexpr size_t kFirst = 64;

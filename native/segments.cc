@@ -207,20 +207,48 @@ void Layout::ForEach(const SegmentSink& sink) const {
   }));
 }
 
-std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& other) {
-  // The other table's ranges, in the order of the disk. Within one table none overlap.
-  std::vector<Segment> places;
-  const SegmentView theirs(other.rows);
-  for (size_t i = 0; i < theirs.size(); i++) {
-    Segment place = theirs[i];
-    if (place.device < 0) continue;
-    place.device = other.devices[static_cast<size_t>(place.device)];
-    places.push_back(place);
+namespace {
+
+// In the order of the disk.
+bool IsBefore(const Segment& a, const Segment& b) {
+  return a.device != b.device ? a.device < b.device : a.offset < b.offset;
+}
+
+// Sorts ranges of devices, and joins those that overlap or touch, as the blocks do that a file has
+// several times.
+void MakeDisjoint(std::vector<Segment>& places) {
+  std::sort(places.begin(), places.end(), IsBefore);
+  size_t count = 0;
+  for (const Segment& place : places) {
+    Segment* const last = count > 0 ? &places[count - 1] : nullptr;
+    if (last == nullptr || last->device != place.device ||
+        last->offset + last->length < place.offset) {
+      places[count++] = place;
+    } else {
+      last->length = std::max(last->length, place.offset + place.length - last->offset);
+    }
   }
-  const auto before = [](const Segment& a, const Segment& b) {
-    return a.device != b.device ? a.device < b.device : a.offset < b.offset;
-  };
-  std::sort(places.begin(), places.end(), before);
+  places.resize(count);
+}
+
+}  // namespace
+
+Result<std::optional<uint64_t>> FindOverlap(const SegmentSource& segments,
+                                            const SegmentSource& other,
+                                            const std::vector<int32_t>& numbers) {
+  std::vector<Segment> places;
+  bool numbered = true;
+  other.ForEach([&](Segment place) {
+    // Only linear segments have blocks.
+    if (place.device < 0) return;
+    const auto device = static_cast<size_t>(place.device);
+    numbered = numbered && device < numbers.size();
+    if (!numbered) return;
+    place.device = numbers[device];
+    places.push_back(place);
+  });
+  if (!numbered) return Failure{EINVAL, "FindOverlap"};
+  MakeDisjoint(places);
 
   std::optional<uint64_t> found;
   segments.ForEach([&](const Segment& segment) {
@@ -228,7 +256,7 @@ std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& 
     // The last range that starts before this segment ends. Earlier ones end before that one starts.
     Segment end = segment;
     end.offset += segment.length;
-    const auto next = std::lower_bound(places.begin(), places.end(), end, before);
+    const auto next = std::lower_bound(places.begin(), places.end(), end, IsBefore);
     if (next == places.begin()) return;
     const Segment& last = *std::prev(next);
     if (last.device != segment.device || last.offset + last.length <= segment.offset) return;

@@ -144,8 +144,11 @@ class Layout : public SegmentSource {
 };
 
 // The first sector of a device whose block another table has as well; nothing when the two share
-// none. `other` has the same numbers for its devices as `segments`.
-std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const Layer& other);
+// none. For each device of the other, `numbers` says which of `segments` it is. Takes memory for
+// each segment of the other. EINVAL when that refers to a device without a number.
+Result<std::optional<uint64_t>> FindOverlap(const SegmentSource& segments,
+                                            const SegmentSource& other,
+                                            const std::vector<int32_t>& numbers);
 
 // The first sector at which two tables differ; nothing when they are the same. For each device
 // of the other, `other.devices` says which of `segments` it is.

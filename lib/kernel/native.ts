@@ -331,8 +331,18 @@ interface Addon extends CallCollector {
   >
   /** Four numbers a segment; see `lib/segments.ts`. */
   segmentRows: (segments: SegmentSource) => Float64Array
-  /** The first sector whose block the other table has as well; -1 when the two share none. */
-  findOverlap: Call<[segments: SegmentSource | Float64Array, other: Layer], number>
+  /**
+   * The first sector whose block the other table has as well; -1 when the two share none. `numbers` are those
+   * of the other's devices among the first's. Takes memory for each segment of the other.
+   */
+  findOverlap: Call<
+    [
+      segments: SegmentSource | Float64Array,
+      other: SegmentSource | Float64Array,
+      numbers: number[],
+    ],
+    number
+  >
   /** The first sector at which the tables differ; -1 when they are the same. */
   findDifferentSector: Call<[segments: SegmentSource | Float64Array, other: Layer], number>
   dmVersion: Call<[], string>

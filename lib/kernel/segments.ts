@@ -97,24 +97,6 @@ export class SegmentTable implements Iterable<Segment> {
     return sector < 0 ? undefined : sector
   }
 
-  /** @internal The rows of linear segments: only they have blocks. */
-  linearRows(): Float64Array {
-    const { packed } = this
-    // Usually all of them, and a copy of a large table takes long.
-    let linear = 0
-    while (linear < packed.length && (packed[linear + 2] as number) >= 0) linear += SEGMENT_COLUMNS
-    if (linear >= packed.length) return packed
-    const rows = new Float64Array(packed.length)
-    let length = 0
-    for (let row = 0; row < packed.length; row += SEGMENT_COLUMNS) {
-      if ((packed[row + 2] as number) < 0) continue
-      for (let column = 0; column < SEGMENT_COLUMNS; column++) {
-        rows[length++] = packed[row + column] as number
-      }
-    }
-    return rows.subarray(0, length)
-  }
-
   toJSON(): Segment[] {
     return [...this]
   }

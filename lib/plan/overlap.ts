@@ -191,9 +191,10 @@ async function assertNoOverlap(
 }
 
 /** Whether two tables have a block of a device in common. */
-async function overlaps(segments: SegmentTable, other: SegmentTable): Promise<boolean> {
-  const rows = { rows: other.linearRows(), devices: segments.numbersOf(other.devices) }
-  return (await computed(native.findOverlap(segments.source, rows))) >= 0
+async function overlaps(a: SegmentTable, b: SegmentTable): Promise<boolean> {
+  const [few, many] = a.length < b.length ? [a, b] : [b, a]
+  const search = native.findOverlap(many.source, few.source, many.numbersOf(few.devices))
+  return (await computed(search)) >= 0
 }
 
 /** The device of the filesystem that has a loop device's backing file. */

@@ -213,16 +213,26 @@ await t.test('two tables on the same blocks are told from two that are not', asy
       }
     }
     const found = await result(
-      native.findOverlap(Float64Array.from(ours.flat()), {
-        rows: Float64Array.from(theirs.flat()),
-        devices: [1, 2, 0],
-      }),
+      native.findOverlap(
+        Float64Array.from(ours.flat()),
+        Float64Array.from(theirs.flat()),
+        [1, 2, 0],
+      ),
     )
     if (found >= 0) overlaps++
     // Any shared sector will do; that there is one, and none where there is none, is what counts.
     if (found < 0 !== expected < 0) throw new Error(`round ${round}: ${found}, not ${expected}`)
   }
   t.ok(overlaps > 500 && overlaps < 4500, `${overlaps} of 5000 overlap`)
+
+  const [ours, theirs] = [
+    Float64Array.of(0, 1, 0, 108),
+    Float64Array.of(0, 10, 0, 100, 10, 2, 0, 105),
+  ]
+  t.equal(await result(native.findOverlap(ours, theirs, [0])), 0, 'blocks that a file has twice')
+  t.equal(await result(native.findOverlap(theirs, ours, [0])), 8)
+  t.equal(await result(native.findOverlap(ours, theirs, [1])), -1, 'of another device')
+  await t.rejects(result(native.findOverlap(ours, theirs, [])), { code: 'EINVAL' })
 })
 
 await t.test('what does not add up is refused', async (t) => {
