@@ -11,16 +11,25 @@ import type { Row } from './results.js'
 
 /** The extents as a table, as people write it: filefrag prints blocks of 512 bytes with -b512. */
 const SCRIPT = (file: string): string =>
-  `filefrag -b512 -v ${file} | awk -F'[ .:]+' '/^ +[0-9]+:/ { print $3, $7, "linear 1:0", $5 }' |
+  `filefrag -b512 -v ${file} |
+   awk '{ gsub(/[.:]+/, " ") } $1 ~ /^[0-9]+$/ { print $2, $6, "linear 1:0", $4 }' |
    dmsetup create bench`
 const TITLE = 'From a file to a device, and back'
 const TABLE = '/tmp/table'
 const REMOVE = 'dmsetup remove --retry bench'
 
-/** Runs a command that makes a device, and takes it away outside of the measurement. */
-async function shell(command: string, undo = REMOVE): Promise<number> {
+/** Runs a command that makes a device of so many segments, and takes it away outside of the measurement. */
+async function shell(command: string, segments: number): Promise<number> {
   const time = await milliseconds(() => sh(command))
-  sh(undo)
+  const made = Number(/targets:\s+(\d+)/.exec(sh('dmsetup info bench'))?.[1])
+  if (made !== segments) throw new Error(`${command}: made ${made} segments of ${segments}`)
+  sh(REMOVE)
+  return time
+}
+
+async function losetup(file: string): Promise<number> {
+  const time = await milliseconds(() => sh(`losetup --direct-io=on -f ${file}`))
+  sh('losetup -D')
   return time
 }
 
@@ -43,9 +52,9 @@ for (const size of [1, 1000, 100_000, 500_000]) {
     ratios.reads.push(time / floor('map', 'bench', TABLE, file))
     sh(REMOVE)
     times.push(time)
-    ratios.script.push(time / (await shell(SCRIPT(file))))
-    ratios.ready.push(time / (await shell(`dmsetup create bench ${TABLE}`)))
-    ratios.losetup.push(time / (await shell(`losetup --direct-io=on -f ${file}`, 'losetup -D')))
+    ratios.script.push(time / (await shell(SCRIPT(file), segments.length)))
+    ratios.ready.push(time / (await shell(`dmsetup create bench ${TABLE}`, segments.length)))
+    ratios.losetup.push(time / (await losetup(file)))
     ratios.unverified.push((await mapTimes(file, { verify: 'none' }))[0] / time)
     ratios.unmap.push(unmap / remove)
   }
