@@ -145,7 +145,9 @@ Napi::Value FindOverlapJs(const Napi::CallbackInfo& info) {
   }
   return PromiseWorker<std::optional<uint64_t>>::Run(
       info.Env(),
-      [segments, other, numbers = std::move(*numbers)] {
+      [segments, other, numbers = std::move(*numbers)]() -> Result<std::optional<uint64_t>> {
+        auto checked = other->CheckLinear(numbers.size());
+        if (!checked.ok()) return checked.failure();
         return FindOverlap(segments->source(), other->source(), numbers);
       },
       NumberOrMinusOne);

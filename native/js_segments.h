@@ -26,6 +26,10 @@ class GivenSegments {
     if (layout_->devices().size() != device_count) return Failure{EINVAL, "CheckSegments"};
     return Nothing{};
   }
+  // Only the linear ones, where the others do not count.
+  Result<Nothing> CheckLinear(size_t device_count) const {
+    return packed_ ? CheckLinearSegments(packed_->rows(), device_count) : Check(device_count);
+  }
   const SegmentSource& source() const { return *source_; }
 
  private:

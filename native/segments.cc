@@ -233,21 +233,15 @@ void MakeDisjoint(std::vector<Segment>& places) {
 
 }  // namespace
 
-Result<std::optional<uint64_t>> FindOverlap(const SegmentSource& segments,
-                                            const SegmentSource& other,
-                                            const std::vector<int32_t>& numbers) {
+std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const SegmentSource& other,
+                                    const std::vector<int32_t>& numbers) {
   std::vector<Segment> places;
-  bool numbered = true;
   other.ForEach([&](Segment place) {
     // Only linear segments have blocks.
     if (place.device < 0) return;
-    const auto device = static_cast<size_t>(place.device);
-    numbered = numbered && device < numbers.size();
-    if (!numbered) return;
-    place.device = numbers[device];
+    place.device = numbers[static_cast<size_t>(place.device)];
     places.push_back(place);
   });
-  if (!numbered) return Failure{EINVAL, "FindOverlap"};
   MakeDisjoint(places);
 
   std::optional<uint64_t> found;
@@ -314,14 +308,19 @@ bool IsStripe(std::span<const double> stripes, double place, size_t device_count
   return true;
 }
 
+// Whether the row at an index is one, and of numbers that can be used.
+bool IsRow(std::span<const double> rows, size_t i) {
+  return rows.size() - i >= kSegmentColumns && IsSafe(rows[i]) && IsSafe(rows[i + 1]) &&
+         IsSafe(rows[i + 3]);
+}
+
 // Whether each row has safe numbers, and one of the layer's devices, zeros, a stripe or, with
 // `errors`, errors.
 bool AreRows(const Layer& layer, bool errors) {
   const auto rows = layer.rows;
-  if (rows.size() % kSegmentColumns != 0) return false;
   for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
+    if (!IsRow(rows, i)) return false;
     const double device = rows[i + 2];
-    if (!IsSafe(rows[i]) || !IsSafe(rows[i + 1]) || !IsSafe(rows[i + 3])) return false;
     if (device == kZeroTarget || IsDevice(device, layer.devices.size())) continue;
     if (errors && device == kErrorTarget) continue;
     if (device != kStripedTarget) return false;
@@ -335,6 +334,16 @@ bool AreRows(const Layer& layer, bool errors) {
 Result<Nothing> CheckLayer(const Layer& layer) {
   if (AreRows(layer, false)) return Nothing{};
   return Failure{EINVAL, "CheckSegments"};
+}
+
+Result<Nothing> CheckLinearSegments(std::span<const double> rows, size_t device_count) {
+  for (size_t i = 0; i < rows.size(); i += kSegmentColumns) {
+    if (!IsRow(rows, i)) return Failure{EINVAL, "CheckSegments"};
+    const double device = rows[i + 2];
+    const bool other = device < 0 && device >= kErrorTarget;
+    if (!other && !IsDevice(device, device_count)) return Failure{EINVAL, "CheckSegments"};
+  }
+  return Nothing{};
 }
 
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count) {

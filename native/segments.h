@@ -145,10 +145,9 @@ class Layout : public SegmentSource {
 
 // The first sector of a device whose block another table has as well; nothing when the two share
 // none. For each device of the other, `numbers` says which of `segments` it is. Takes memory for
-// each segment of the other. EINVAL when that refers to a device without a number.
-Result<std::optional<uint64_t>> FindOverlap(const SegmentSource& segments,
-                                            const SegmentSource& other,
-                                            const std::vector<int32_t>& numbers);
+// each segment of the other, whose devices must all have a number.
+std::optional<uint64_t> FindOverlap(const SegmentSource& segments, const SegmentSource& other,
+                                    const std::vector<int32_t>& numbers);
 
 // The first sector at which two tables differ; nothing when they are the same. For each device
 // of the other, `other.devices` says which of `segments` it is.
@@ -156,6 +155,9 @@ std::optional<uint64_t> FindDifferentSector(const SegmentSource& segments, const
 
 // EINVAL unless the layer's segments refer to existing devices, stripes included.
 Result<Nothing> CheckLayer(const Layer& layer);
+
+// EINVAL unless the linear segments among the rows are on existing devices.
+Result<Nothing> CheckLinearSegments(std::span<const double> rows, size_t device_count);
 
 // EINVAL unless the rows are packed linear and zero segments on existing devices.
 Result<Nothing> CheckSegments(std::span<const double> rows, size_t device_count);

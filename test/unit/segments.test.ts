@@ -233,6 +233,8 @@ await t.test('two tables on the same blocks are told from two that are not', asy
   t.equal(await result(native.findOverlap(theirs, ours, [0])), 8)
   t.equal(await result(native.findOverlap(ours, theirs, [1])), -1, 'of another device')
   await t.rejects(result(native.findOverlap(ours, theirs, [])), { code: 'EINVAL' })
+  const unsafe = Float64Array.of(0, NaN, 0, 100)
+  await t.rejects(result(native.findOverlap(ours, unsafe, [0])), { code: 'EINVAL' })
 })
 
 await t.test('what does not add up is refused', async (t) => {
